@@ -1,0 +1,1 @@
+"""The pgteller service: a thin Falcon application over the functions of schema bank."""

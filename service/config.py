@@ -1,0 +1,99 @@
+"""The settings of the service. The environment is read here, once, and nowhere else."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that can be set from outside; README.md lists each with its variable."""
+
+    database_url: str | None = None
+    """Where the service connects; without it an embedded PostgreSQL is run."""
+    database_owner_url: str | None = None
+    """Where migrations and key management connect; database_url when unset."""
+    home: Path = Path.home() / ".local/share/pgteller"
+    """Folder of the embedded PostgreSQL and of the development key."""
+    pgbin: Path | None = None
+    """Folder of initdb and postgres for the embedded PostgreSQL; the wheel's when unset."""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 2
+    """Processes of gunicorn."""
+    pool_connections_max: int = 8
+    """Database connections of each worker."""
+    pool_timeout_seconds: int = 5
+    """How long a request waits for a connection before it is answered with 503."""
+    statement_timeout_seconds: int = 15
+    """How long one call may take in the database, waits for locks included."""
+    body_bytes_max: int = 1_048_576
+    key_cache_seconds: int = 1
+    """How long a worker trusts an API key that it has looked up; a revoked key is refused after that."""
+    graceful_timeout_seconds: int = 20
+    """How long requests in flight may take to finish when the service stops."""
+    log_level: str = "info"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
+        """Read the settings; raises ValueError that names the variable when one is not valid."""
+        given = {
+            field: environment[variable] for field, variable in VARIABLES.items() if environment.get(variable)
+        }
+        converted: dict[str, object] = {}
+        for field, text in given.items():
+            try:
+                converted[field] = _CONVERTERS.get(field, str)(text)
+            except ValueError as error:
+                message = f"{VARIABLES[field]} is {text!r}, which is not valid: {error}"
+                raise ValueError(message) from None
+        return cls(**converted)  # type: ignore[arg-type]  # converted by field name just above
+
+
+VARIABLES = {
+    "database_url": "DATABASE_URL",
+    "database_owner_url": "DATABASE_OWNER_URL",
+    "home": "PGTELLER_HOME",
+    "pgbin": "PGBIN",
+    "host": "HOST",
+    "port": "PORT",
+    "workers": "WEB_CONCURRENCY",
+    "pool_connections_max": "POOL_CONNECTIONS_MAX",
+    "pool_timeout_seconds": "POOL_TIMEOUT_SECONDS",
+    "statement_timeout_seconds": "STATEMENT_TIMEOUT_SECONDS",
+    "body_bytes_max": "BODY_BYTES_MAX",
+    "key_cache_seconds": "KEY_CACHE_SECONDS",
+    "graceful_timeout_seconds": "GRACEFUL_TIMEOUT_SECONDS",
+    "log_level": "LOG_LEVEL",
+}
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError("it is less than zero")
+    return number
+
+
+def _postgresql_url(text: str) -> str:
+    """Accept the schemes that hosting providers hand out; libpq knows both."""
+    if not text.startswith(("postgresql://", "postgres://")):
+        raise ValueError("it does not start with postgresql://")
+    return text
+
+
+_CONVERTERS = {
+    "database_url": _postgresql_url,
+    "database_owner_url": _postgresql_url,
+    "home": Path,
+    "pgbin": Path,
+    "port": _count,
+    "workers": _count,
+    "pool_connections_max": _count,
+    "pool_timeout_seconds": _count,
+    "statement_timeout_seconds": _count,
+    "body_bytes_max": _count,
+    "key_cache_seconds": _count,
+    "graceful_timeout_seconds": _count,
+}

@@ -1,0 +1,60 @@
+"""Bring a database to this version: apply the migrations, then load sql/.
+
+yoyo keeps account of migrations. Three of its habits are worked around here: its command skips the post-apply hook
+when nothing is pending (sql/ may still have changed), it does not retry a hook that failed, and a crash leaves its
+lock row behind.
+"""
+
+import json
+from typing import Any
+
+import psycopg
+from yoyo import get_backend, read_migrations
+
+from service.installation import MIGRATIONS, error_catalogue, last_migration_id, sql_digest, sql_files
+
+# Any number that nobody else uses as an advisory lock in the same database.
+_MIGRATION_LOCK = 7_358_835_537
+
+
+def migrate(database_owner_url: str) -> list[str]:
+    """Apply what is pending and load sql/; return the ids of the migrations applied.
+
+    database_owner_url: a role that may create roles, or is a member of bank_owner. Concurrent calls wait for each
+    other; a second call finds nothing pending and loads sql/ again, which changes nothing.
+    """
+    with psycopg.connect(database_owner_url, autocommit=True) as guard:
+        # Held by the session, so a crash releases it. Whoever holds it knows that a lock row of yoyo's is stale.
+        guard.execute("select pg_advisory_lock(%s)", [_MIGRATION_LOCK])
+        with get_backend(_yoyo_url(database_owner_url)) as backend:
+            backend.break_lock()
+            with backend.lock():
+                migrations = read_migrations(str(MIGRATIONS))
+                pending = backend.to_apply(migrations)
+                applied = [migration.id for migration in pending]
+                backend.apply_migrations_only(pending)
+                backend.run_post_apply(migrations)
+    return applied
+
+
+def load_sql(connection: Any) -> None:
+    """Load every file of sql/ as bank_owner and note what is installed; called by migrations/post-apply.py."""
+    errors = {code: facts for code, facts in error_catalogue().items() if facts["kind"] != "service"}
+    with connection.cursor() as cursor:
+        cursor.execute("set local role bank_owner")
+        # Functions call each other in no particular order.
+        cursor.execute("set local check_function_bodies = off")
+        for path in sql_files():
+            try:
+                cursor.execute(path.read_text(encoding="utf-8"))
+            except psycopg.Error as error:
+                error.add_note(f"while loading {path}")
+                raise
+        cursor.execute(
+            "select bank._install(%s, %s, %s)", [last_migration_id(), sql_digest(), json.dumps(errors)]
+        )
+
+
+def _yoyo_url(database_url: str) -> str:
+    """Name the driver as yoyo does: without it yoyo takes the scheme for psycopg2's."""
+    return "postgresql+psycopg://" + database_url.partition("://")[2]

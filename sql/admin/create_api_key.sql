@@ -1,0 +1,21 @@
+-- Records a new API key by the SHA-256 digest of it; the key itself never comes here.
+-- Errors: constraint violations (a blank name, an unknown scope, an unknown ledger).
+create or replace function bank.create_api_key(
+    name text,
+    key_digest bytea,
+    scopes text[],
+    expires_at timestamptz default null,
+    ledger_id bigint default 1
+) returns bank.principal
+language plpgsql as $$
+declare
+    result bank.principal;
+begin
+    insert into bank.api_key as k (ledger_id, name, key_digest, scopes, expires_at)
+    values (ledger_id, name, key_digest, scopes, expires_at)
+    returning k.api_key_id, k.ledger_id, k.name, k.scopes, k.created_at, k.expires_at, k.revoked_at into result;
+    return result;
+end
+$$;
+
+comment on function bank.create_api_key is 'Records a new API key by its digest';

@@ -1,0 +1,14 @@
+-- The principal of an API key, by the SHA-256 digest of the key; null when there is none or when it is no longer
+-- valid. A caller learns ledger, scopes and expiry, never the digest.
+-- Locks: none. Errors: none.
+create or replace function bank.authenticate(key_digest bytea) returns bank.principal
+language sql stable security definer set search_path = bank, pg_temp as $$
+    select p
+    from bank.principal as p
+    inner join bank.api_key as k on p.ledger_id = k.ledger_id and p.api_key_id = k.api_key_id
+    where k.key_digest = authenticate.key_digest
+        and k.revoked_at is null
+        and (k.expires_at is null or k.expires_at > clock_timestamp())
+$$;
+
+comment on function bank.authenticate is 'The ledger and scopes of an API key that is valid now';

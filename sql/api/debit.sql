@@ -1,0 +1,29 @@
+-- Money leaves an account: to the beneficiary's account when there is one, else out of the bank, through the
+-- settlement account of the currency.
+-- amount_minor: minor units, a whole number from 1 to 9007199254740991. idempotency_key: a retry with the same key and
+-- the same arguments returns the first outcome with replayed true. description, external_id and metadata are yours.
+-- Returns the recorded transaction; a rejection is a row with transaction_status failure and a failure_code.
+-- Locks: both accounts, in ascending account_id, until the caller's transaction ends.
+-- Errors raised, in this order: invalid_amount, invalid_argument, account_not_found, idempotency_key_reused.
+-- Rejections recorded, in this order: same_account, account_closed, account_frozen, currency_mismatch,
+-- insufficient_funds, balance_overflow.
+create or replace function bank.debit(
+    account_id bigint,
+    amount_minor numeric,
+    beneficiary_account_id bigint default null,
+    idempotency_key text default null,
+    description text default null,
+    external_id text default null,
+    metadata jsonb default '{}',
+    ledger_id bigint default 1
+) returns bank.posting
+language plpgsql security definer set search_path = bank, pg_temp as $$
+begin
+    return bank._post_one(
+        'debit', account_id, beneficiary_account_id, amount_minor,
+        idempotency_key, description, external_id, metadata, ledger_id
+    );
+end
+$$;
+
+comment on function bank.debit is 'Moves money from an account to a beneficiary''s account, or out of the bank';

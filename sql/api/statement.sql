@@ -1,0 +1,29 @@
+-- A page of an account's entries, newest first. The next page starts before the version of the last line of this one.
+-- before_version: only entries with a lower version; null: from the newest. page_size: 1 to 1000 lines.
+-- Locks: none. Errors, in this order: invalid_argument, account_not_found.
+create or replace function bank.statement(
+    account_id bigint,
+    before_version bigint default null,
+    page_size integer default 50,
+    ledger_id bigint default 1
+) returns setof bank.statement_line
+language plpgsql stable security definer set search_path = bank, pg_temp as $$
+begin
+    if (page_size between 1 and 1000) is not true then
+        perform bank._raise('invalid_argument', '{"field": "page_size", "reason": "is not from 1 to 1000"}');
+    elsif before_version < 1 then
+        perform bank._raise('invalid_argument', '{"field": "before_version", "reason": "is less than 1"}');
+    end if;
+    perform bank.balance(account_id, ledger_id);
+    return query
+    select *
+    from bank.statement_line as s
+    where s.ledger_id = statement.ledger_id
+        and s.account_id = statement.account_id
+        and s.version < coalesce(before_version, 9223372036854775807)
+    order by s.version desc
+    limit page_size;
+end
+$$;
+
+comment on function bank.statement is 'A page of an account''s entries, newest first';

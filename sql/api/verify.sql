@@ -1,0 +1,127 @@
+-- Every invariant of the ledger, checked over all of its rows in one snapshot: a row for each violation, none when all
+-- is well. ledger_id null checks every ledger. Reads everything; run it when the time that takes does not matter.
+-- Locks: none. Errors: none.
+create or replace function bank.verify(ledger_id bigint default 1) returns table (
+    violation text,
+    ledger_id bigint,
+    account_id bigint,
+    transaction_id bigint,
+    version bigint,
+    detail jsonb
+)
+language sql stable security definer set search_path = bank, pg_temp as $$
+    with account as (
+        select * from bank.account as a where $1 is null or a.ledger_id = $1
+    ), transaction as (
+        select * from bank.transaction as t where $1 is null or t.ledger_id = $1
+    ), entry as (
+        select
+            e.*,
+            lag(e.version, 1, 0) over chain as version_before,
+            lag(e.balance_after_minor, 1, 0) over chain as balance_before_minor,
+            lag(e.created_at, 1, '-infinity') over chain as created_before,
+            lead(e.version) over chain is null as last
+        from bank.entry as e
+        where $1 is null or e.ledger_id = $1
+        window chain as (partition by e.ledger_id, e.account_id order by e.version)
+    ), leg as (
+        select t.*, side.account_id, side.version, side.amount_minor as leg_minor
+        from transaction as t
+        cross join lateral (
+            values
+            (t.debit_account_id, t.debit_version, -t.amount_minor),
+            (t.credit_account_id, t.credit_version, t.amount_minor)
+        ) as side (account_id, version, amount_minor)
+    )
+
+    -- The sum of all entries of a currency is zero.
+    select
+        'currency_does_not_sum_to_zero', e.ledger_id, null::bigint, null::bigint, null::bigint,
+        jsonb_build_object('currency', a.currency, 'sum_minor', sum(e.amount_minor))
+    from entry as e
+    inner join account as a on e.ledger_id = a.ledger_id and e.account_id = a.account_id
+    group by e.ledger_id, a.currency
+    having sum(e.amount_minor) <> 0
+
+    union all
+    -- Versions have no gaps, each balance follows from the one before, and time does not run back.
+    select
+        case
+            when e.version <> e.version_before + 1 then 'version_gap'
+            when e.balance_after_minor <> e.balance_before_minor + e.amount_minor then 'balance_chain_broken'
+            else 'time_runs_back'
+        end,
+        e.ledger_id, e.account_id, e.transaction_id, e.version,
+        jsonb_build_object(
+            'version_before', e.version_before, 'balance_before_minor', e.balance_before_minor,
+            'amount_minor', e.amount_minor, 'balance_after_minor', e.balance_after_minor
+        )
+    from entry as e
+    where e.version <> e.version_before + 1
+        or e.balance_after_minor <> e.balance_before_minor + e.amount_minor
+        or e.created_at < e.created_before
+
+    union all
+    -- An account's balance, version and last time are those of its last entry.
+    select
+        'account_differs_from_last_entry', a.ledger_id, a.account_id, e.transaction_id, a.version,
+        jsonb_build_object(
+            'balance_minor', a.balance_minor, 'entry_balance_minor', e.balance_after_minor, 'entry_version', e.version
+        )
+    from account as a
+    left join entry as e on a.ledger_id = e.ledger_id and a.account_id = e.account_id and e.last
+    where (a.balance_minor, a.version, a.last_entry_at)
+        is distinct from (coalesce(e.balance_after_minor, 0), coalesce(e.version, 0), coalesce(e.created_at, '-infinity'))
+
+    union all
+    -- No balance passes its limit.
+    select
+        'limit_passed', a.ledger_id, a.account_id, null, a.version,
+        jsonb_build_object(
+            'balance_minor', a.balance_minor, 'held_minor', a.held_minor,
+            'overdraft_limit_minor', a.overdraft_limit_minor
+        )
+    from account as a
+    where a.balance_minor - a.held_minor < -a.overdraft_limit_minor
+
+    union all
+    -- A success has exactly the two entries that it names; a failure has none.
+    select
+        'transaction_without_entry', l.ledger_id, l.account_id, l.transaction_id, l.version,
+        jsonb_build_object('amount_minor', l.leg_minor)
+    from leg as l
+    left join entry as e
+        on l.ledger_id = e.ledger_id and l.account_id = e.account_id and l.version = e.version
+        and l.transaction_id = e.transaction_id and l.leg_minor = e.amount_minor and l.created_at = e.created_at
+    where l.transaction_status = 'success' and e.version is null
+
+    union all
+    select
+        'entry_without_transaction', e.ledger_id, e.account_id, e.transaction_id, e.version,
+        jsonb_build_object('amount_minor', e.amount_minor)
+    from entry as e
+    left join leg as l
+        on e.ledger_id = l.ledger_id and e.account_id = l.account_id and e.version = l.version
+        and e.transaction_id = l.transaction_id and l.transaction_status = 'success'
+    where l.transaction_id is null
+
+    union all
+    -- What foreign keys and a check over two tables would hold: the accounts exist and share the currency.
+    select
+        case when a.account_id is null then 'account_missing' else 'currency_differs' end,
+        l.ledger_id, l.account_id, l.transaction_id, l.version,
+        jsonb_build_object('currency', l.currency, 'account_currency', a.currency)
+    from leg as l
+    left join account as a on l.ledger_id = a.ledger_id and l.account_id = a.account_id
+    where a.account_id is null
+        or (l.transaction_status = 'success' and a.currency <> l.currency)
+
+    union all
+    select
+        'account_missing', e.ledger_id, e.account_id, e.transaction_id, e.version, '{}'
+    from entry as e
+    left join account as a on e.ledger_id = a.ledger_id and e.account_id = a.account_id
+    where a.account_id is null
+$$;
+
+comment on function bank.verify is 'A row for each violated invariant of the ledger; none when all is well';

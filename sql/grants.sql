@@ -1,0 +1,39 @@
+-- What each role may do. The app's role executes the public functions and reads the public views, nothing more;
+-- sql/admin/ is for bank_owner alone. Runs last, at every install, so that a new function is never left open to PUBLIC.
+revoke all on schema bank from public;
+revoke all on all tables in schema bank from public, bank_app, bank_reader;
+revoke all on all sequences in schema bank from public, bank_app, bank_reader;
+revoke all on all functions in schema bank from public, bank_app, bank_reader;
+alter default privileges for role bank_owner in schema bank revoke all on tables from public;
+alter default privileges for role bank_owner revoke execute on functions from public;
+
+grant usage on schema bank to bank_app, bank_reader;
+
+grant select on
+bank.posting,
+bank.account_detail,
+bank.account_balance,
+bank.statement_line,
+bank.account_transaction,
+bank.error,
+bank.currency
+to bank_app, bank_reader;
+
+grant execute on function
+bank.account,
+bank.balance,
+bank.statement,
+bank.get_transaction,
+bank.find_transaction,
+bank.verify
+to bank_app, bank_reader;
+
+grant execute on function
+bank.open_account,
+bank.credit,
+bank.debit,
+bank.transfer,
+bank.require_success,
+bank.authenticate,
+bank.health
+to bank_app;

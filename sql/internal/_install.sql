@@ -1,0 +1,25 @@
+-- The last step of every install: takes over the error catalogue and notes what is installed.
+create or replace function bank._install(migration_id text, sql_digest text, errors jsonb) returns void
+language plpgsql as $$
+begin
+    delete from bank.error as e where not errors ? e.code;
+    insert into bank.error (code, sqlstate, http_status, kind, title, meaning, retry)
+    select entry.key, facts.sqlstate, facts.http_status, facts.kind, facts.title, facts.meaning, facts.retry
+    from jsonb_each(errors) as entry
+    cross join jsonb_to_record(entry.value) as facts (
+        sqlstate text, http_status smallint, kind text, title text, meaning text, retry text
+    )
+    on conflict (code) do update
+    set sqlstate = excluded.sqlstate,
+        http_status = excluded.http_status,
+        kind = excluded.kind,
+        title = excluded.title,
+        meaning = excluded.meaning,
+        retry = excluded.retry;
+
+    insert into bank.installation (only_row, migration_id, sql_digest, installed_at)
+    values (true, migration_id, sql_digest, now())
+    on conflict (only_row) do update
+    set migration_id = excluded.migration_id, sql_digest = excluded.sql_digest, installed_at = excluded.installed_at;
+end
+$$;

@@ -1,0 +1,138 @@
+-- The posting engine for one item: every credit, debit and transfer goes through here.
+--
+-- Moves amount_minor from debit_account_id to credit_account_id. A credit without a debit account and a debit without
+-- a credit account have the settlement account of the currency on that side.
+--
+-- Checks, in this order: invalid_amount, invalid_argument, account_not_found (the debited account first) raise;
+-- a used idempotency key replays its recorded outcome or raises idempotency_key_reused; then bank._rejection, whose
+-- outcome is recorded and returned.
+--
+-- Locks: both accounts, FOR NO KEY UPDATE, in ascending account_id, so that two calls never wait for each other. A
+-- caller who composes several calls in one transaction keeps that order across them, or retries on 40P01.
+-- The key is decided by the insert after the locks: its unique index sees what was committed while we waited, which
+-- the snapshot of an earlier statement does not.
+create or replace function bank._post_one(
+    transaction_type bank.transaction_type,
+    debit_account_id bigint,
+    credit_account_id bigint,
+    amount_minor numeric,
+    idempotency_key text,
+    description text,
+    external_id text,
+    metadata jsonb,
+    ledger_id bigint
+) returns bank.posting
+language plpgsql as $$
+declare
+    amount constant bigint := bank._amount(amount_minor);
+    fault jsonb := bank._posting_fault(idempotency_key, description, external_id, metadata);
+    stored_metadata constant jsonb := nullif(metadata, '{}');
+    debit_account bank.account;
+    credit_account bank.account;
+    failure_code text;
+    failure_detail jsonb;
+    posted_id bigint;
+    posted_at timestamptz;
+    debit_balance bigint;
+    credit_balance bigint;
+    debit_version bigint;
+    credit_version bigint;
+begin
+    if fault is not null then
+        perform bank._raise('invalid_argument', fault);
+    end if;
+
+    if transaction_type = 'credit' then
+        debit_account_id := bank._settlement_account_of(credit_account_id, ledger_id);
+    elsif transaction_type = 'debit' and credit_account_id is null then
+        credit_account_id := bank._settlement_account_of(debit_account_id, ledger_id);
+    end if;
+
+    if debit_account_id < credit_account_id then
+        select * into debit_account from bank.account as a
+        where a.ledger_id = _post_one.ledger_id and a.account_id = debit_account_id for no key update;
+        select * into credit_account from bank.account as a
+        where a.ledger_id = _post_one.ledger_id and a.account_id = credit_account_id for no key update;
+    else
+        select * into credit_account from bank.account as a
+        where a.ledger_id = _post_one.ledger_id and a.account_id = credit_account_id for no key update;
+        select * into debit_account from bank.account as a
+        where a.ledger_id = _post_one.ledger_id and a.account_id = debit_account_id for no key update;
+    end if;
+    if debit_account.account_id is null or credit_account.account_id is null then
+        fault := bank._account_fault(
+            transaction_type, debit_account_id, credit_account_id, debit_account.account_id is not null
+        );
+        perform bank._raise(
+            case fault ->> 'reason' when 'is required' then 'invalid_argument' else 'account_not_found' end, fault
+        );
+    end if;
+
+    failure_code := bank._rejection(
+        debit_account_id = credit_account_id,
+        debit_account.account_status, credit_account.account_status,
+        debit_account.currency, credit_account.currency,
+        debit_account.balance_minor,
+        debit_account.balance_minor - debit_account.held_minor + debit_account.overdraft_limit_minor,
+        credit_account.balance_minor, amount
+    );
+    if failure_code is null then
+        debit_balance := debit_account.balance_minor - amount;
+        credit_balance := credit_account.balance_minor + amount;
+        debit_version := debit_account.version + 1;
+        credit_version := credit_account.version + 1;
+    else
+        failure_detail := bank._rejection_facts(
+            failure_code, debit_account_id, credit_account_id,
+            debit_account.account_status, debit_account.currency, credit_account.currency,
+            debit_account.balance_minor,
+            debit_account.balance_minor - debit_account.held_minor + debit_account.overdraft_limit_minor,
+            credit_account.balance_minor, amount
+        );
+    end if;
+
+    posted_id := nextval('bank.transaction_id_seq');
+    -- The clock may step back; the times of an account's entries do not.
+    posted_at := greatest(clock_timestamp(), debit_account.last_entry_at, credit_account.last_entry_at);
+
+    insert into bank.transaction (
+        ledger_id, transaction_id, debit_account_id, credit_account_id, amount_minor, debit_version, credit_version,
+        created_at, transaction_type, transaction_status, currency, failure_code, failure_detail,
+        idempotency_key, description, external_id, metadata
+    ) values (
+        ledger_id, posted_id, debit_account_id, credit_account_id, amount, debit_version, credit_version,
+        posted_at, transaction_type,
+        case when failure_code is null then 'success' else 'failure' end::bank.transaction_status,
+        debit_account.currency, failure_code, failure_detail,
+        idempotency_key, description, external_id, stored_metadata
+    ) on conflict do nothing;
+    if not found then
+        return bank._replay(
+            transaction_type, debit_account_id, credit_account_id, amount,
+            idempotency_key, description, external_id, stored_metadata, ledger_id
+        );
+    end if;
+
+    if failure_code is null then
+        insert into bank.entry (
+            ledger_id, account_id, version, transaction_id, amount_minor, balance_after_minor, created_at
+        ) values
+        (ledger_id, debit_account_id, debit_version, posted_id, -amount, debit_balance, posted_at),
+        (ledger_id, credit_account_id, credit_version, posted_id, amount, credit_balance, posted_at);
+
+        update bank.account as a
+        set balance_minor = case a.account_id when debit_account_id then debit_balance else credit_balance end,
+            version = case a.account_id when debit_account_id then debit_version else credit_version end,
+            last_entry_at = posted_at
+        where a.ledger_id = _post_one.ledger_id and a.account_id in (debit_account_id, credit_account_id);
+    end if;
+
+    return row(
+        posted_id, transaction_type,
+        case when failure_code is null then 'success' else 'failure' end::bank.transaction_status,
+        failure_code, failure_detail, amount, debit_account.currency,
+        debit_account_id, credit_account_id, debit_balance, credit_balance, debit_version, credit_version,
+        idempotency_key, description, external_id, coalesce(metadata, '{}'), posted_at, false, ledger_id
+    )::bank.posting;
+end
+$$;

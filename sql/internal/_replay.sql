@@ -1,0 +1,30 @@
+-- The recorded outcome of a used idempotency key, marked as replayed, when the request is the same; raises
+-- idempotency_key_reused when it is another.
+create or replace function bank._replay(
+    transaction_type bank.transaction_type,
+    debit_account_id bigint,
+    credit_account_id bigint,
+    amount_minor bigint,
+    idempotency_key text,
+    description text,
+    external_id text,
+    metadata jsonb,
+    ledger_id bigint
+) returns bank.posting
+language plpgsql as $$
+declare
+    recorded bank.posting := bank.find_transaction(idempotency_key, ledger_id);
+    field text := bank._replay_difference(
+        recorded, transaction_type, debit_account_id, credit_account_id, amount_minor, description, external_id, metadata
+    );
+begin
+    if field is not null then
+        perform bank._raise('idempotency_key_reused', jsonb_build_object(
+            'field', field, 'reason', 'differs from the first request with this idempotency_key',
+            'transaction_id', recorded.transaction_id
+        ));
+    end if;
+    recorded.replayed := true;
+    return recorded;
+end
+$$;

@@ -1,0 +1,39 @@
+-- A transaction with what it left behind on both accounts. Every posting function returns a row of this view's type,
+-- so that calls compose and a lookup answers in the shape of the call that posted.
+-- Balances and versions after are null for a failure: nothing was changed.
+create or replace view bank.posting as
+select
+    t.transaction_id,
+    t.transaction_type,
+    t.transaction_status,
+    t.failure_code,
+    t.failure_detail,
+    t.amount_minor,
+    t.currency,
+    t.debit_account_id,
+    t.credit_account_id,
+    d.balance_after_minor as debit_balance_after_minor,
+    c.balance_after_minor as credit_balance_after_minor,
+    t.debit_version,
+    t.credit_version,
+    t.idempotency_key,
+    t.description,
+    t.external_id,
+    coalesce(t.metadata, '{}') as metadata,
+    t.created_at,
+    false as replayed,
+    t.ledger_id
+from bank.transaction as t
+left join bank.entry as d
+    on
+        t.ledger_id = d.ledger_id
+        and t.debit_account_id = d.account_id
+        and t.debit_version = d.version
+left join bank.entry as c
+    on
+        t.ledger_id = c.ledger_id
+        and t.credit_account_id = c.account_id
+        and t.credit_version = c.version;
+
+comment on view bank.posting is
+'A transaction, successful or failed, with balances and versions of both accounts after it';

