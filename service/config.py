@@ -1,7 +1,7 @@
 """The settings of the service. The environment is read here, once, and nowhere else."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,12 @@ class Settings:
                 raise ValueError(message) from None
         return cls(**converted)  # type: ignore[arg-type]  # converted by field name just above
 
+    def to_environment(self, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+        """Return the environment of a process that is to find these settings, and the rest of ours."""
+        rest = {name: value for name, value in environment.items() if name not in VARIABLES.values()}
+        settings = {variable: getattr(self, field) for field, variable in VARIABLES.items()}
+        return rest | {variable: str(value) for variable, value in settings.items() if value is not None}
+
 
 VARIABLES = {
     "database_url": "DATABASE_URL",
@@ -83,7 +89,7 @@ def _postgresql_url(text: str) -> str:
     return text
 
 
-_CONVERTERS = {
+_CONVERTERS: dict[str, Callable[[str], object]] = {
     "database_url": _postgresql_url,
     "database_owner_url": _postgresql_url,
     "home": Path,

@@ -18,12 +18,9 @@ copy kept there.
 
 The server does not outlive its parent, even one killed by SIGKILL (Linux; elsewhere only stop() ends it).
 Commits are durable: the settings that could change that are not open to callers.
-
-Run as a script, this file is the launcher between parent and server: see `_become`.
 """
 
 import contextlib
-import ctypes
 import fcntl
 import hashlib
 import importlib.util
@@ -42,8 +39,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, NoReturn, Self
+from typing import NamedTuple, Self
 from urllib.parse import quote
+
+from service import launcher
 
 SUPERUSER = "postgres"
 PORT = 5432  # names the socket file; there is no TCP port
@@ -52,7 +51,6 @@ SOCKET_PATH_BYTES_MAX = 103  # macOS; Linux would take 107
 LOG_TAIL_LINES = 15
 POLL_SECONDS = 0.01
 KILL_SECONDS = 5.0  # how long a signal that a process cannot decline may take
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 DEFAULT_SETTINGS: Mapping[str, str] = {
     "shared_buffers": "256MB",
@@ -74,6 +72,14 @@ RESERVED_SETTINGS = {
 
 class EmbeddedPostgresError(RuntimeError):
     """The private server cannot do what was asked; the message says why and what to do."""
+
+
+class DirectoryInUseError(EmbeddedPostgresError):
+    """Another process runs a server on the directory, or is about to."""
+
+    def __init__(self, message: str, owner_pid: str) -> None:
+        super().__init__(message)
+        self.owner_pid = owner_pid  # as the lock file says it
 
 
 class ServerUser(NamedTuple):
@@ -166,8 +172,8 @@ class EmbeddedPostgres:
         parent: what they left running is ended first. Call it from the main thread, which lives as long as
         the process: the kernel ends the server when the thread that started it ends.
 
-        Raises EmbeddedPostgresError: another process runs a server on the directory, the cluster was made by
-        another major version, or the server did not start (with the end of its log).
+        Raises EmbeddedPostgresError: another process runs a server on the directory (DirectoryInUseError),
+        the cluster was made by another major version, or the server did not start (with the end of its log).
         """
         if self.is_running():
             return
@@ -215,6 +221,10 @@ class EmbeddedPostgres:
         with contextlib.suppress(OSError):  # not empty: the rest is not ours
             self.directory.rmdir()
 
+    def has_data(self) -> bool:
+        """Whether there is a cluster to start, made earlier."""
+        return self._data.exists()
+
     def is_running(self) -> bool:
         """Whether the server that this object started is alive."""
         return self._process is not None and self._process.poll() is None
@@ -250,9 +260,10 @@ class EmbeddedPostgres:
         except BlockingIOError:
             owner = os.read(descriptor, 32).decode().strip() or "unknown"
             os.close(descriptor)
-            raise EmbeddedPostgresError(
+            raise DirectoryInUseError(
                 f"{self.directory} is in use: PostgreSQL pid {self._recorded_pid() or '(starting)'}, "
-                f"started by process {owner}. Stop that process, or choose another directory"
+                f"started by process {owner}. Stop that process, or choose another directory",
+                owner,
             ) from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
@@ -334,9 +345,10 @@ class EmbeddedPostgres:
 
     def _initdb(self, binaries: Path, user: ServerUser) -> None:
         """Make PGDATA under a temporary name, so that an interrupted initdb leaves no half-made cluster."""
-        unfinished = self._cluster / "data.unfinished"
-        if unfinished.exists():
-            shutil.rmtree(unfinished)
+        for leftover in self._cluster.glob("unfinished-*"):
+            # Its initdb may be at it still, having lost its parent a moment ago.
+            shutil.rmtree(leftover, ignore_errors=True)
+        unfinished = self._cluster / f"unfinished-{secrets.token_hex(4)}"
         password_file = self._password_file
         password_file.unlink(missing_ok=True)
         descriptor = os.open(password_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -357,7 +369,7 @@ class EmbeddedPostgres:
             "--no-instructions",
         ]
         done = subprocess.run(  # noqa: S603 - our own launcher
-            _launcher(user, command),
+            _launched(command, user),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -386,7 +398,7 @@ class EmbeddedPostgres:
         log = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own launcher
-                _launcher(user, command),
+                _launched(command, user),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -465,6 +477,11 @@ class EmbeddedPostgres:
             return int((self._data / "postmaster.pid").read_text().partition("\n")[0])
         except (FileNotFoundError, ValueError):
             return None
+
+
+def _launched(command: Sequence[str], user: ServerUser) -> list[str]:
+    """The command line that runs `command` as `user`, with nothing of our environment, while we live."""
+    return launcher.command_line(command, when_orphaned=signal.SIGINT, user=user, clean_environment=True)
 
 
 def _postmasters(cluster_name: str, uid: int) -> list[int]:
@@ -606,36 +623,3 @@ def _version(binaries: Path) -> str:
     if match is None:
         raise EmbeddedPostgresError(f"{command[0]} does not run: {shown.stderr or shown.stdout}")
     return match[1]
-
-
-# ---- the launcher ------------------------------------------------------------------------------------------
-
-
-def _launcher(user: ServerUser, command: Sequence[str]) -> list[str]:
-    """The command line that runs `command` as a child of this process which dies with it."""
-    # -I and -S: nothing but the standard library, so that it starts in 40 ms and needs no venv.
-    this_file = str(Path(__file__).resolve())
-    ids = [str(number) for number in (os.getpid(), *user)]
-    return [sys.executable, "-I", "-S", this_file, *ids, *command]
-
-
-def _become(parent_pid: int, user: ServerUser, command: list[str]) -> NoReturn:
-    """Turn this process into `command`, run by `user`, which gets SIGINT when the parent dies.
-
-    A process of its own, because preexec_fn is unsafe in a parent with threads.
-    """
-    if user.uid != os.geteuid():
-        os.setgroups([])
-        os.setgid(user.gid)
-        os.setuid(user.uid)
-    # From here on nothing can be imported: the user may not be able to read Python's library.
-    if sys.platform == "linux":  # after setuid, which clears it
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGINT), 0, 0, 0)
-        if os.getppid() != parent_pid:
-            sys.exit("the parent died before the launch")
-    # Not our environment: it may hold secrets, and PG* variables.
-    os.execve(command[0], command, {"PATH": os.defpath, "LC_ALL": "C"})  # noqa: S606
-
-
-if __name__ == "__main__":
-    _become(int(sys.argv[1]), ServerUser(int(sys.argv[2]), int(sys.argv[3])), sys.argv[4:])

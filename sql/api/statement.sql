@@ -4,7 +4,7 @@
 create or replace function bank.statement(
     account_id bigint,
     before_version bigint default null,
-    page_size integer default 50,
+    page_size bigint default 50,
     ledger_id bigint default 1
 ) returns setof bank.statement_line
 language plpgsql stable security definer set search_path = bank, pg_temp as $$

@@ -1,0 +1,321 @@
+"""The command `pgteller`.
+
+Exit codes: 0 all is well; 1 the operation failed, or found what should not be (violations, rows that failed);
+2 the command line or a setting is not valid. Errors are one line on stderr.
+"""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+import psycopg
+
+from service import keys
+from service.config import Settings
+from service.embedded import EmbeddedPostgresError
+from service.http_service import HttpServiceError, base_url, is_ready
+from service.import_command import Target, import_file
+from service.import_file import ImportFile, ImportFileError
+from service.importer import CONNECTIONS_DEFAULT, ImportOptions, ImportStoppedError
+from service.installation import last_migration_id
+from service.local import LocalBank, LocalBankError, database_url
+from service.migrate import migrate
+from service.owner import call, connect, installation_fault, one_line, without_password
+from service.serve import serve_configured, serve_local
+
+VIOLATIONS_SHOWN = 100
+
+_EXIT_CODES = """
+\b
+Exit codes: 0 all is well; 1 it failed, or found what should not be;
+2 the command line or a setting is not valid.
+"""
+
+
+class _SettingError(click.ClickException):
+    exit_code = 2
+
+
+class _Commands(click.Group):
+    """Turns the errors that a user can do something about into one line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except psycopg.Error as error:
+            raise click.ClickException(one_line(error)) from None
+        except (
+            EmbeddedPostgresError,
+            HttpServiceError,
+            ImportFileError,
+            ImportStoppedError,
+            LocalBankError,
+            OSError,
+        ) as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
+@click.version_option(package_name="pgteller")
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """A bank's ledger inside PostgreSQL.
+
+    Without DATABASE_URL every command works on the bank of this machine, which lives in PGTELLER_HOME
+    (~/.local/share/pgteller) and has a PostgreSQL of its own: whether `pgteller serve` runs or not.
+    """
+    try:
+        ctx.obj = Settings.from_environment()
+    except ValueError as error:
+        raise _SettingError(str(error)) from None
+
+
+@main.command(epilog="Example: PORT=9000 pgteller serve")
+@click.pass_obj
+def serve(settings: Settings) -> None:
+    """Serve the HTTP API at HOST and PORT until Ctrl-C.
+
+    Without DATABASE_URL it also runs PostgreSQL, migrates, makes a development API key, and prints commands
+    to try. With DATABASE_URL the database must have been migrated (`pgteller migrate`).
+    """
+    if settings.database_url is None:
+        serve_local(settings)
+    else:
+        serve_configured(settings, settings.database_url)
+
+
+@main.command("migrate", epilog="Example: DATABASE_OWNER_URL=postgresql://admin@db/bank pgteller migrate")
+@click.pass_obj
+def migrate_command(settings: Settings) -> None:
+    """Bring the database to this version: apply pending migrations, load the functions.
+
+    Connects to DATABASE_OWNER_URL, else DATABASE_URL: a role that may create roles, or a member of
+    bank_owner. Running it again, or twice at a time, does no harm.
+    """
+    configured = settings.database_owner_url or settings.database_url
+    if configured is not None:
+        applied = migrate(configured)
+    else:
+        bank = LocalBank(settings)
+        with bank.running(create=True):
+            applied = bank.install()
+    for migration_id in applied:
+        click.echo(f"applied {migration_id}")
+    click.echo(f"The database is at {last_migration_id()}; its functions are those of this version.")
+
+
+@main.command(epilog="Example: pgteller status || pgteller migrate")
+@click.pass_obj
+def status(settings: Settings) -> None:
+    """Show the database, what is installed in it, and whether the service answers.
+
+    Fails when the database cannot be reached or is not of this version; not when the service is down.
+    """
+    with database_url(settings, as_owner=False) as url:
+        with psycopg.connect(url, connect_timeout=10) as connection:
+            version = connection.info.server_version
+        fault = installation_fault(url)
+    click.echo(f"database    {without_password(url)} (PostgreSQL {version // 10_000}.{version % 10_000})")
+    click.echo(f"installed   {'current, ' + last_migration_id() if fault is None else fault}")
+    click.echo(f"service     {base_url(settings)} {'is ready' if is_ready(settings) else 'does not answer'}")
+    if fault is not None:
+        raise click.ClickException("the database is not of this version: run `pgteller migrate`")
+
+
+@main.command(epilog="Example: pgteller verify --ledger 1")
+@click.option("--ledger", "ledger_id", type=int, help="Only this ledger; every ledger when not given.")
+@click.pass_obj
+def verify(settings: Settings, ledger_id: int | None) -> None:
+    """Check every invariant of the ledger; fails when one is violated.
+
+    Each violation is a line on stdout. It reads everything, so it takes its time, but stops nobody.
+    """
+    with database_url(settings, as_owner=False) as url, connect(url, "bank_app") as connection:
+        violations = call(connection, "verify", ledger_id=ledger_id)
+    for row in violations[:VIOLATIONS_SHOWN]:
+        where = [f"{name} {row[name]}" for name in ("ledger_id", "account_id", "transaction_id", "version")]
+        click.echo(f"{row['violation']}: {', '.join(where)}: {row['detail']}")
+    if violations:
+        raise click.ClickException(
+            f"{len(violations):,} violations, the first {VIOLATIONS_SHOWN} shown at most"
+        )
+    click.echo("No violations.")
+
+
+# ---- import ------------------------------------------------------------------------------------------------
+
+_MINOR_UNITS = click.IntRange(min=0, max=9_007_199_254_740_991)
+
+
+@main.command(
+    "import", epilog="Example: pgteller import transactions.csv --currency CZK --key-column source_trans_id"
+)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--url", help="The service to post to.  [default: http://127.0.0.1:PORT]")
+@click.option("--key", help="The API key.  [default: that of --key-file]")
+@click.option(
+    "--key-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The file that holds the API key.  [default: PGTELLER_HOME/development.key]",
+)
+@click.option("--currency", default="EUR", show_default=True, help="Of rows without a currency column.")
+@click.option("--key-column", help="Unique per row.  [default: idempotency_key, else source_trans_id]")
+@click.option(
+    "--key-prefix",
+    default="import:",
+    show_default=True,
+    help="Before each key, so that it cannot meet those of others. Keep it from run to run.",
+)
+@click.option(
+    "--overdraft-limit-minor",
+    type=_MINOR_UNITS,
+    help="Of accounts opened.  [default: what the expected balances need, else 0]",
+)
+@click.option(
+    "--connections",
+    type=click.IntRange(1, 256),
+    default=CONNECTIONS_DEFAULT,
+    show_default=True,
+    help="How many rows of different accounts to post at a time.",
+)
+@click.option("--stop-on-error", is_flag=True, help="Stop at the first row that fails.")
+@click.pass_obj
+def import_command(
+    settings: Settings,
+    *,
+    file: Path,
+    url: str | None,
+    key: str | None,
+    key_file: Path | None,
+    currency: str,
+    key_column: str | None,
+    key_prefix: str,
+    overdraft_limit_minor: int | None,
+    connections: int,
+    stop_on_error: bool,
+) -> None:
+    """Post the rows of a CSV file; a second run posts nothing twice.
+
+    The first line of FILE names its columns, in any order; others are ignored:
+
+    \b
+    account_id           your name of the account, its external_id; opened if missing
+    transaction_type     credit or debit
+    amount_minor         whole number of minor units, more than zero
+    idempotency_key      or source_trans_id, or --key-column: unique per row
+    balance_after_minor  optional: the balance to expect; a difference is reported
+    currency             optional: such as EUR
+    holder_name          optional: of an account that is opened
+    description          optional
+
+    Rows of an account are posted in order, accounts side by side. A bad row is reported with its line number,
+    and the rest goes on. Without --url, and when nothing answers there, the service runs for the duration.
+    """
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise click.BadParameter("does not begin with http:// or https://", param_hint="--url")
+    rows = ImportFile(file, key_column=key_column, key_prefix=key_prefix, currency=currency)
+    options = ImportOptions(
+        url="",
+        key="",
+        connections=connections,
+        overdraft_limit_minor=overdraft_limit_minor,
+        stop_on_error=stop_on_error,
+    )
+    if not import_file(settings, rows, Target(url, key, key_file), options):
+        raise click.exceptions.Exit(1)
+
+
+# ---- keys --------------------------------------------------------------------------------------------------
+
+
+@main.group("keys")
+def keys_group() -> None:
+    """Create, list and revoke API keys."""
+
+
+@keys_group.command(
+    "create", epilog="Example: pgteller keys create web-shop --scope accounts:read --expires-in-days 90"
+)
+@click.argument("name")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice(keys.SCOPES),
+    help="What it may do; repeat it for several.  [default: all but admin]",
+)
+@click.option("--expires-in-days", type=click.IntRange(1, 36_500), help="Never when not given.")
+@click.option("--ledger", "ledger_id", type=int, default=1, show_default=True)
+@click.pass_obj
+def keys_create(
+    settings: Settings, name: str, scopes: tuple[str, ...], expires_in_days: int | None, ledger_id: int
+) -> None:
+    """Create a key for NAME and print it: this once, for only its digest is kept."""
+    key = keys.make()
+    with database_url(settings, as_owner=True) as url, connect(url) as owner:
+        try:
+            (created,) = call(
+                owner,
+                "create_api_key",
+                name=name,
+                key_digest=keys.digest(key),
+                scopes=list(scopes or keys.SCOPES[:-1]),
+                expires_at=datetime.now(UTC) + timedelta(days=expires_in_days) if expires_in_days else None,
+                ledger_id=ledger_id,
+            )
+        except psycopg.errors.ForeignKeyViolation:
+            raise click.ClickException(f"there is no ledger {ledger_id}") from None
+        except (psycopg.errors.CheckViolation, psycopg.errors.StringDataRightTruncation):
+            raise click.UsageError("NAME is blank or longer than 100 characters") from None
+    click.echo(f"Key {created['api_key_id']} for {name}: {', '.join(created['scopes'])}", err=True)
+    click.echo(key)
+
+
+@keys_group.command("list", epilog="Example: pgteller keys list")
+@click.pass_obj
+def keys_list(settings: Settings) -> None:
+    """List the keys, also expired and revoked ones, oldest first."""
+    with database_url(settings, as_owner=True) as url, connect(url) as owner:
+        rows = call(owner, "list_api_keys")
+    table = [("ID", "LEDGER", "NAME", "STATE", "CREATED", "SCOPES")]
+    table += [
+        (
+            str(row["api_key_id"]),
+            str(row["ledger_id"]),
+            row["name"],
+            _state(row),
+            f"{row['created_at']:%Y-%m-%d}",
+            " ".join(row["scopes"]),
+        )
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        click.echo("  ".join(cells).rstrip())
+
+
+@keys_group.command("revoke", epilog="Example: pgteller keys revoke 2")
+@click.argument("api_key_id", metavar="ID", type=int)
+@click.pass_obj
+def keys_revoke(settings: Settings, api_key_id: int) -> None:
+    """End the key with this ID (see `pgteller keys list`) for good; a second time changes nothing."""
+    with database_url(settings, as_owner=True) as url, connect(url) as owner:
+        (revoked,) = call(owner, "revoke_api_key", api_key_id=api_key_id)
+    if revoked["api_key_id"] is None:
+        raise click.ClickException(f"there is no key {api_key_id}: see `pgteller keys list`")
+    click.echo(f"Key {api_key_id} for {revoked['name']} is revoked.")
+
+
+def _state(row: dict[str, Any]) -> str:
+    if row["revoked_at"] is not None:
+        return f"revoked {row['revoked_at']:%Y-%m-%d}"
+    if row["expires_at"] is None:
+        return "valid"
+    past = row["expires_at"] <= datetime.now(UTC)
+    return f"{'expired' if past else 'valid until'} {row['expires_at']:%Y-%m-%d}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The database: the pool, and call(), the one place where SQL is issued and retried."""
+
+import asyncio
+import random
+from functools import cache
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg import AsyncConnection, sql
+from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import set_json_loads
+from psycopg.types.numeric import Int8Dumper
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from service.config import Settings
+from service.errors import Problem
+
+Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
+
+_ATTEMPTS_MAX = 4
+_BACKOFF_SECONDS = 0.02
+
+
+def make_pool(settings: Settings) -> Pool:
+    """Return the pool of one worker, closed; it is opened in the worker, never in the master."""
+    return AsyncConnectionPool(
+        settings.database_url or "",
+        connection_class=AsyncConnection[DictRow],
+        kwargs={
+            "autocommit": True,
+            "row_factory": dict_row,
+            "prepare_threshold": 0,
+            "options": f"-c timezone=UTC -c statement_timeout={settings.statement_timeout_seconds}s",
+            "application_name": "pgteller",
+        },
+        configure=_configure,
+        min_size=1,
+        max_size=settings.pool_connections_max,
+        timeout=settings.pool_timeout_seconds,
+        # A worker outlives its database: it goes on trying to connect for as long as it lives.
+        reconnect_timeout=10**9,
+        open=False,
+    )
+
+
+async def _configure(connection: AsyncConnection[Any]) -> None:
+    """Give up every right but the application's, and fix the types that cross the boundary."""
+    await connection.execute("set role bank_app")
+    # One type for every integer, so that small and large ids share a prepared statement.
+    connection.adapters.register_dumper(int, Int8Dumper)
+    # JSON passes through as it is: decoding it would make floats of its numbers.
+    set_json_loads(msgspec.Raw, connection)
+
+
+async def call(pool: Pool, function: str, *, repeatable: bool = True, **arguments: Any) -> list[DictRow]:
+    """Call a function of schema bank by named arguments and return its rows.
+
+    repeatable: the call may be sent again when the connection broke and its outcome is not known: a read, or a
+    posting with an idempotency key. A serialization failure or a deadlock left nothing behind and is always retried.
+    Raises psycopg.Error; Problem database_unavailable when nothing was sent.
+    """
+    statement = _statement(function, tuple(arguments))
+    parameters = list(arguments.values())
+    for attempt in range(1, _ATTEMPTS_MAX + 1):
+        try:
+            async with pool.connection() as connection:
+                cursor = await connection.execute(statement, parameters)
+                return await cursor.fetchall()
+        except PoolTimeout:
+            # An earlier attempt may have been posted, so that only the first one knows that it was not.
+            raise Problem("database_unavailable" if attempt == 1 else "outcome_unknown") from None
+        except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
+            if attempt == _ATTEMPTS_MAX:
+                raise
+            await asyncio.sleep(random.uniform(0, _BACKOFF_SECONDS * attempt))  # noqa: S311 - not a secret
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            answered = error.sqlstate is not None and not error.sqlstate.startswith(("08", "57P"))
+            if answered or not repeatable or attempt == _ATTEMPTS_MAX:
+                raise
+    raise AssertionError("unreachable")
+
+
+@cache
+def _statement(function: str, names: tuple[str, ...]) -> sql.Composed:
+    """select * from bank.function(name => %s, ...)."""
+    return sql.SQL("select * from {}({})").format(
+        sql.Identifier("bank", function),
+        sql.SQL(", ").join([sql.SQL("{} => %s").format(sql.Identifier(name)) for name in names]),
+    )

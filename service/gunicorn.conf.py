@@ -1,0 +1,16 @@
+"""gunicorn's settings, all from service.config."""
+
+from service.config import Settings
+
+_settings = Settings.from_environment()
+
+bind = f"{_settings.host}:{_settings.port}"
+workers = _settings.workers
+worker_class = "service.worker.Worker"
+graceful_timeout = _settings.graceful_timeout_seconds
+timeout = 30
+keepalive = 75
+backlog = 2048
+proc_name = "pgteller"
+control_socket_disable = True
+loglevel = "warning" if _settings.log_level == "info" else _settings.log_level

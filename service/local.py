@@ -1,0 +1,167 @@
+"""The bank of this machine: what PGTELLER_HOME holds, for use without a DATABASE_URL.
+
+postgresql/         the embedded PostgreSQL, with the database `bank`
+bank_app.password   of the service's role, mode 0600
+development.key     an API key with every scope, mode 0600
+"""
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from service import keys
+from service.config import Settings
+from service.embedded import DirectoryInUseError, EmbeddedPostgres
+from service.migrate import migrate
+from service.owner import OwnerConnection, call, connect
+
+DATABASE = "bank"
+SERVICE_ROLE = "bank_app"
+DEVELOPMENT_KEY_NAME = "development"
+ATTACH_SECONDS = 30.0
+"""How long to wait for the server of another process, which may just be starting."""
+
+
+class LocalBankError(RuntimeError):
+    """There is no bank on this machine, or it cannot be reached; the message says what to do."""
+
+
+class LocalBank:
+    """The embedded PostgreSQL of settings.home and what belongs to it. Nothing is started by making one."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.home = settings.home.absolute()
+        self.server = EmbeddedPostgres(self.home / "postgresql", pgbin=settings.pgbin)
+        self.password_file = self.home / "bank_app.password"
+        self.key_file = development_key_file(settings)
+
+    @property
+    def owner_url(self) -> str:
+        """Where migrations and key management connect: as the superuser."""
+        return self.server.conninfo(DATABASE)
+
+    @property
+    def service_url(self) -> str:
+        """Where the service connects: as bank_app."""
+        return self.server.conninfo(DATABASE, SERVICE_ROLE, self.password_file.read_text())
+
+    @contextmanager
+    def running(self, *, create: bool = False) -> Iterator[None]:
+        """Keep the server up: as another process runs it, or else started here and stopped at the end.
+
+        create: make the cluster when there is none; otherwise that raises LocalBankError.
+        Raises EmbeddedPostgresError when the server does not start.
+        """
+        if not create and not self.server.has_data():
+            raise LocalBankError(
+                f"there is no bank in {self.home} yet: `pgteller serve` makes one; "
+                "or set DATABASE_URL to a database that has one"
+            )
+        try:
+            self.server.start()
+        except DirectoryInUseError as error:
+            self._await_other(error)
+        try:
+            yield
+        finally:
+            self.server.stop()
+
+    def install(self) -> list[str]:
+        """Create the database if need be and migrate it; return the ids of the migrations applied."""
+        with psycopg.connect(self.server.conninfo("postgres"), autocommit=True) as connection:
+            create_database = sql.SQL("create database {}").format(sql.Identifier(DATABASE))
+            with suppress(psycopg.errors.DuplicateDatabase):
+                connection.execute(create_database)
+        return migrate(self.owner_url)
+
+    def prepare_service(self) -> str:
+        """Give the service its password and the developer a key; return the key.
+
+        Both are kept from one start to the next. A key that was revoked or has lost a scope is replaced.
+        """
+        with psycopg.connect(self.owner_url, autocommit=True) as connection:
+            self._set_password(connection)
+        with connect(self.owner_url) as owner:
+            return self._development_key(owner)
+
+    def _set_password(self, connection: psycopg.Connection) -> None:
+        if not self.password_file.exists():
+            _write_private(self.password_file, secrets.token_urlsafe(24))
+        # Encrypted here, so that no log of the server's can hold the password itself.
+        encrypted = connection.pgconn.encrypt_password(
+            self.password_file.read_bytes(), SERVICE_ROLE.encode(), b"scram-sha-256"
+        )
+        connection.execute(
+            sql.SQL("alter role {} login password {}").format(
+                sql.Identifier(SERVICE_ROLE), sql.Literal(encrypted.decode())
+            )
+        )
+
+    def _development_key(self, owner: OwnerConnection) -> str:
+        with suppress(FileNotFoundError):
+            key = self.key_file.read_text().strip()
+            (principal,) = call(owner, "authenticate", key_digest=keys.digest(key))
+            if set(keys.SCOPES) <= set(principal["scopes"] or ()):
+                return key
+        key = keys.make()
+        call(
+            owner,
+            "create_api_key",
+            name=DEVELOPMENT_KEY_NAME,
+            key_digest=keys.digest(key),
+            scopes=list(keys.SCOPES),
+        )
+        _write_private(self.key_file, key + "\n")
+        return key
+
+    def _await_other(self, in_use: DirectoryInUseError) -> None:
+        """Return when the server that another process runs on our directory accepts connections."""
+        deadline = time.monotonic() + ATTACH_SECONDS
+        while True:
+            try:
+                psycopg.connect(self.server.conninfo("postgres"), connect_timeout=5).close()
+            except (psycopg.OperationalError, RuntimeError):  # RuntimeError: no cluster there yet
+                if time.monotonic() > deadline:
+                    raise in_use from None
+                time.sleep(0.1)
+            else:
+                return
+
+
+def development_key_file(settings: Settings) -> Path:
+    """Return where the key of the local bank is kept, once there is one."""
+    return settings.home.absolute() / "development.key"
+
+
+@contextmanager
+def database_url(settings: Settings, *, as_owner: bool) -> Iterator[str]:
+    """Give the URL of the bank: from the settings, else that of the local bank, which is kept up meanwhile.
+
+    as_owner: the caller will take the role bank_owner; otherwise bank_app.
+    """
+    urls = [settings.database_url, settings.database_owner_url]
+    configured = [url for url in (reversed(urls) if as_owner else urls) if url is not None]
+    if configured:
+        yield configured[0]
+        return
+    bank = LocalBank(settings)
+    with bank.running():
+        yield bank.owner_url
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that only we can read, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(descriptor)
+    unfinished.replace(path)

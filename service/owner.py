@@ -1,0 +1,81 @@
+"""How the commands call the database: one connection, one role, plain calls of functions.
+
+The service has its own way, service/db.py, with a pool and retries.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from service.installation import last_migration_id, sql_digest
+
+CONNECT_TIMEOUT_SECONDS = 10
+
+OwnerConnection = psycopg.Connection[dict[str, Any]]
+
+# The schema, the role or the function is not there: a database that was never migrated, or long ago.
+_NOT_INSTALLED = (
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.InvalidParameterValue,
+    psycopg.errors.UndefinedFunction,
+)
+
+
+@contextmanager
+def connect(database_url: str, role: str = "bank_owner") -> Iterator[OwnerConnection]:
+    """Connect, every statement a transaction of its own, with the rights of `role`.
+
+    Raises psycopg.Error, also when the login may not take the role.
+    """
+    with psycopg.connect(
+        database_url, autocommit=True, row_factory=dict_row, connect_timeout=CONNECT_TIMEOUT_SECONDS
+    ) as connection:
+        if connection.info.user != role:
+            connection.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
+        yield connection
+
+
+def call(connection: OwnerConnection, function: str, **arguments: object) -> list[dict[str, Any]]:
+    """Return the rows of bank.FUNCTION, called with arguments by name."""
+    query = sql.SQL("select * from bank.{}({})").format(
+        sql.Identifier(function),
+        sql.SQL(", ").join(sql.SQL("{} => %s").format(sql.Identifier(name)) for name in arguments),
+    )
+    return connection.execute(query, list(arguments.values())).fetchall()
+
+
+def installation_fault(database_url: str) -> str | None:
+    """Return why this version of the service cannot work on the database, or None when it can.
+
+    Raises psycopg.Error when the database cannot be reached.
+    """
+    try:
+        with connect(database_url, "bank_app") as connection:
+            (installed,) = call(connection, "health")
+    except _NOT_INSTALLED:
+        return "the bank is not installed in it"
+    if installed["migration_id"] is None:
+        return "the bank is not installed in it"
+    if installed["migration_id"] != last_migration_id():
+        return f"its last migration is {installed['migration_id']}, this version needs {last_migration_id()}"
+    if installed["sql_digest"] != sql_digest():
+        return "its functions are of another version"
+    return None
+
+
+def one_line(error: psycopg.Error) -> str:
+    """Return what went wrong as one line, without the position and context that psycopg adds."""
+    message = error.diag.message_primary or str(error)
+    return " ".join([*message.split(), *(f"({note})" for note in getattr(error, "__notes__", ()))])
+
+
+def without_password(database_url: str) -> str:
+    """Return the URL as it may be shown to everybody."""
+    parts = urlsplit(database_url)
+    login, at, address = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=login.partition(":")[0] + at + address))

@@ -1,0 +1,103 @@
+"""What comes in: bodies, path parts, query parameters and headers, checked for their form.
+
+Only what the database could not be handed is refused here; what a value means is checked once, in SQL.
+"""
+
+import re
+from typing import Annotated, Any, TypeVar
+
+import falcon.asgi
+import msgspec
+
+from service.errors import Problem, invalid
+
+AccountId = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+AmountMinor = Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
+LimitMinor = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+# PostgreSQL has no text with a NUL in it.
+Text = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00]*\Z")]
+
+_NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_ID = re.compile(r"[1-9][0-9]{0,18}\Z")
+_BIGINT_MAX = 2**63 - 1
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class Request(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Base of all bodies and queries: an unknown field is an error, not a slip that goes unnoticed."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the fields as arguments of the SQL function of the same names; JSON stays text."""
+        return {
+            name: bytes(value).decode() if isinstance(value, msgspec.Raw) else value
+            for name, value in msgspec.structs.asdict(self).items()
+        }
+
+
+async def read_body(req: falcon.asgi.Request, form: type[S]) -> S:
+    """Read a JSON body of this form; raises Problem that names the field, ValidationError likewise."""
+    media_type = (req.content_type or "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise Problem("unsupported_media_type")
+    body = await _read(req)
+    if not body:
+        raise invalid("body", "is required")
+    try:
+        struct = msgspec.json.decode(body, type=form)
+        for name in struct.__struct_fields__:
+            if isinstance(value := getattr(struct, name), msgspec.Raw):
+                _check_json_object(name, bytes(value))
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise invalid("body", f"is not JSON: {error}") from None
+    except RecursionError:
+        raise invalid("body", "is nested too deeply") from None
+    return struct
+
+
+async def _read(req: falcon.asgi.Request) -> bytes:
+    """Read the whole body; stop at the limit, also when the body does not say how large it is."""
+    limit_bytes = req.context.body_bytes_max
+    if (req.content_length or 0) > limit_bytes:
+        raise Problem("payload_too_large", limit_bytes=limit_bytes)
+    body = b""
+    while chunk := await req.stream.read(limit_bytes + 1 - len(body)):
+        body += chunk
+        if len(body) > limit_bytes:
+            raise Problem("payload_too_large", limit_bytes=limit_bytes)
+    return body
+
+
+def _check_json_object(field: str, text: bytes) -> None:
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise invalid(field, f"is not JSON: {error}") from None
+    except RecursionError:
+        raise invalid(field, "is nested too deeply") from None
+    if not isinstance(value, dict):
+        raise invalid(field, "is not an object")
+    if _NUL_IN_JSON.search(text):
+        raise invalid(field, "has a NUL character")
+
+
+def read_query(req: falcon.asgi.Request, form: type[S]) -> S:
+    """Read the query parameters of this form; raises ValidationError that names the parameter."""
+    return msgspec.convert(req.params, form, strict=False)
+
+
+def read_id(text: str, field: str) -> int:
+    """Read an id from a path."""
+    if not _ID.match(text) or int(text) > _BIGINT_MAX:
+        raise invalid(field, f"is not a whole number from 1 to {_BIGINT_MAX}")
+    return int(text)
+
+
+def read_idempotency_key(req: falcon.asgi.Request) -> str:
+    """Read the header without which nothing is posted: it is what makes a retry safe."""
+    key = (req.get_header("Idempotency-Key") or "").strip()
+    if not key:
+        raise Problem("idempotency_key_required")
+    return key

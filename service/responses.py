@@ -1,0 +1,33 @@
+"""What goes out: rows as JSON, and the outcome of a posting as status, headers and body."""
+
+from typing import Any
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from service.errors import from_outcome
+
+
+def answer(
+    resp: falcon.asgi.Response, media: Any, status: str = falcon.HTTP_200, location: str | None = None
+) -> None:
+    """Answer with JSON: integers exact, times in RFC 3339 UTC."""
+    resp.status = status
+    resp.location = location
+    resp.content_type = "application/json"
+    resp.data = msgspec.json.encode(media)
+
+
+def answer_posting(resp: falcon.asgi.Response, posting: dict[str, Any]) -> None:
+    """Answer 201 for what was posted now, 200 for a replay, and a rejection as a problem, replayed or not."""
+    if posting["replayed"]:
+        resp.set_header("Idempotent-Replayed", "true")
+    if posting["failure_code"] is not None:
+        raise from_outcome(
+            posting["failure_code"],
+            msgspec.json.decode(posting["failure_detail"]),
+            transaction_id=posting["transaction_id"],
+        )
+    status = falcon.HTTP_200 if posting["replayed"] else falcon.HTTP_201
+    answer(resp, posting, status, location=f"/v1/transactions/{posting['transaction_id']}")
