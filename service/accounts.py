@@ -31,9 +31,7 @@ class OpenAccount:
         """Open an account."""
         body = await read_body(req, OpenAccountRequest)
         ledger_id = req.context.principal.ledger_id
-        [account] = await call(
-            self._pool, "open_account", repeatable=False, **body.arguments(), ledger_id=ledger_id
-        )
+        [account] = await call(self._pool, "open_account", repeatable=False, **body.arguments(), ledger_id=ledger_id)
         answer(resp, account, falcon.HTTP_201, location=f"/v1/accounts/{account['account_id']}")
 
 

@@ -137,9 +137,8 @@ def verify(settings: Settings, ledger_id: int | None) -> None:
         where = [f"{name} {row[name]}" for name in ("ledger_id", "account_id", "transaction_id", "version")]
         click.echo(f"{row['violation']}: {', '.join(where)}: {row['detail']}")
     if violations:
-        raise click.ClickException(
-            f"{len(violations):,} violations, the first {VIOLATIONS_SHOWN} shown at most"
-        )
+        more = f", the first {VIOLATIONS_SHOWN} shown" if len(violations) > VIOLATIONS_SHOWN else ""
+        raise click.ClickException(f"violations: {len(violations):,}{more}")
     click.echo("No violations.")
 
 
@@ -148,9 +147,7 @@ def verify(settings: Settings, ledger_id: int | None) -> None:
 _MINOR_UNITS = click.IntRange(min=0, max=9_007_199_254_740_991)
 
 
-@main.command(
-    "import", epilog="Example: pgteller import transactions.csv --currency CZK --key-column source_trans_id"
-)
+@main.command("import", epilog="Example: pgteller import transactions.csv --currency CZK --key-column source_trans_id")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--url", help="The service to post to.  [default: http://127.0.0.1:PORT]")
 @click.option("--key", help="The API key.  [default: that of --key-file]")

@@ -38,9 +38,7 @@ class Settings:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
         """Read the settings; raises ValueError that names the variable when one is not valid."""
-        given = {
-            field: environment[variable] for field, variable in VARIABLES.items() if environment.get(variable)
-        }
+        given = {field: environment[variable] for field, variable in VARIABLES.items() if environment.get(variable)}
         converted: dict[str, object] = {}
         for field, text in given.items():
             try:

@@ -300,9 +300,7 @@ class _Import:
                 seconds = min(2 * seconds, RETRY_SECONDS_MAX)
         else:
             raise ImportStoppedError(f"gave up after {TRIES_MAX} tries of {method} {path}: {trouble}")
-        if response.status in FATAL or (
-            response.status >= HTTPStatus.BAD_REQUEST and "code" not in response.document
-        ):
+        if response.status in FATAL or (response.status >= HTTPStatus.BAD_REQUEST and "code" not in response.document):
             raise ImportStoppedError(f"{method} {path} is refused: {_refusal(response).detail}")
         return response
 

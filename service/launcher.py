@@ -50,8 +50,9 @@ def _launch(arguments: list[str]) -> NoReturn:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, when_orphaned, 0, 0, 0)
         if os.getppid() != parent_pid:
             sys.exit("the parent died before the launch")
-    environment = {"PATH": os.defpath, "LC_ALL": "C"} if clean_environment else dict(os.environ)
-    os.execve(command[0], command, environment)  # noqa: S606
+    if clean_environment:
+        os.execve(command[0], command, {"PATH": os.defpath, "LC_ALL": "C"})  # noqa: S606
+    os.execv(command[0], command)  # noqa: S606
 
 
 if __name__ == "__main__":

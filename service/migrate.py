@@ -50,9 +50,7 @@ def load_sql(connection: Any) -> None:
             except psycopg.Error as error:
                 error.add_note(f"while loading {path}")
                 raise
-        cursor.execute(
-            "select bank._install(%s, %s, %s)", [last_migration_id(), sql_digest(), json.dumps(errors)]
-        )
+        cursor.execute("select bank._install(%s, %s, %s)", [last_migration_id(), sql_digest(), json.dumps(errors)])
 
 
 def _yoyo_url(database_url: str) -> str:

@@ -9,9 +9,7 @@ import msgspec
 from service.errors import from_outcome
 
 
-def answer(
-    resp: falcon.asgi.Response, media: Any, status: str = falcon.HTTP_200, location: str | None = None
-) -> None:
+def answer(resp: falcon.asgi.Response, media: Any, status: str = falcon.HTTP_200, location: str | None = None) -> None:
     """Answer with JSON: integers exact, times in RFC 3339 UTC."""
     resp.status = status
     resp.location = location

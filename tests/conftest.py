@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -14,6 +15,8 @@ from psycopg.rows import dict_row
 
 from service.embedded import EmbeddedPostgres
 from service.migrate import migrate
+
+Connection = psycopg.Connection[dict[str, Any]]
 
 TEMPLATE = "pgteller_template"
 _database_numbers = itertools.count(1)
@@ -34,7 +37,7 @@ class Bank:
     def app_url(self) -> str:
         return self.server.conninfo(self.dbname, "bank_app", APP_PASSWORD)
 
-    def connect(self, role: str = "bank_app", *, autocommit: bool = True) -> psycopg.Connection[dict[str, object]]:
+    def connect(self, role: str = "bank_app", *, autocommit: bool = True) -> Connection:
         """Connect as the superuser and take the role, as the service does."""
         connection = psycopg.connect(self.owner_url, autocommit=True, row_factory=dict_row)
         connection.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
@@ -80,14 +83,14 @@ def bank(server: EmbeddedPostgres, template: str) -> Iterator[Bank]:
 
 
 @pytest.fixture
-def app(bank: Bank) -> Iterator[psycopg.Connection[dict[str, object]]]:
+def app(bank: Bank) -> Iterator[Connection]:
     """A connection with the rights of the application, autocommit, rows as dicts."""
     with bank.connect() as connection:
         yield connection
 
 
 @pytest.fixture
-def owner(bank: Bank) -> Iterator[psycopg.Connection[dict[str, object]]]:
+def owner(bank: Bank) -> Iterator[Connection]:
     """A connection with the rights of bank_owner, for what only tests do: tampering."""
     with bank.connect("bank_owner") as connection:
         yield connection

@@ -92,9 +92,7 @@ def owner_process(
     directory: Path, python: str = sys.executable, user: ServerUser | None = None
 ) -> Iterator[subprocess.Popen[str]]:
     command = [python, "-c", OWNER, str(REPOSITORY), str(directory), str(find_binaries())]
-    identity: dict[str, Any] = (
-        {} if user is None else {"user": user.uid, "group": user.gid, "extra_groups": []}
-    )
+    identity: dict[str, Any] = {} if user is None else {"user": user.uid, "group": user.gid, "extra_groups": []}
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/", **identity
     ) as process:
@@ -215,9 +213,7 @@ def test_durability_is_on(shared: EmbeddedPostgres, setting: str) -> None:
         ("max_connections", "50"),
     ],
 )
-def test_settings_are_the_defaults_and_the_callers(
-    shared: EmbeddedPostgres, setting: str, value: str
-) -> None:
+def test_settings_are_the_defaults_and_the_callers(shared: EmbeddedPostgres, setting: str, value: str) -> None:
     assert ask(shared.conninfo("postgres"), f"show {setting}") == value
 
 
@@ -458,9 +454,7 @@ def test_a_directory_too_long_for_a_socket_gets_a_short_private_one(outside: Pat
 def test_an_ordinary_user_runs_the_server_as_itself() -> None:
     python = "/usr/bin/python3"
     probe = [python, "-c", "import sys; sys.path.insert(0, sys.argv[1]); import service.embedded"]
-    if subprocess.run(
-        [*probe, str(REPOSITORY)], user=NOBODY.uid, cwd="/", capture_output=True, check=False
-    ).returncode:
+    if subprocess.run([*probe, str(REPOSITORY)], user=NOBODY.uid, cwd="/", capture_output=True, check=False).returncode:
         pytest.skip("no Python and repository that an ordinary user can read")
     with tempfile.TemporaryDirectory() as name:
         os.chown(name, *NOBODY)
@@ -514,9 +508,7 @@ def test_unreadable_binaries_run_from_one_copy_however_many_start(embed: Embed, 
         shutil.copytree(source, tmp_path / source.name, ignore=shutil.ignore_patterns("include"))
     binaries = tmp_path / package.name / "pginstall" / "bin"
     copies: list[Path] = []
-    threads = [
-        threading.Thread(target=lambda: copies.append(readable_binaries(binaries, NOBODY))) for _ in range(3)
-    ]
+    threads = [threading.Thread(target=lambda: copies.append(readable_binaries(binaries, NOBODY))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:

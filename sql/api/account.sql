@@ -1,5 +1,6 @@
 -- An account with its holder, limits and balances, in minor units.
 -- Locks: none. Errors: account_not_found.
+-- Example: select * from bank.account(2);
 create or replace function bank.account(account_id bigint, ledger_id bigint default 1) returns bank.account_detail
 language plpgsql stable security definer set search_path = bank, pg_temp as $$
 declare

@@ -1,6 +1,7 @@
 -- The balances of an account, in minor units: posted, held, and available (posted - held + overdraft limit; null when
 -- the overdraft is unlimited).
 -- Locks: none; it reads what is committed and never waits for a posting. Errors: account_not_found.
+-- Example: select * from bank.balance(2);
 create or replace function bank.balance(account_id bigint, ledger_id bigint default 1) returns bank.account_balance
 language plpgsql stable security definer set search_path = bank, pg_temp as $$
 declare

@@ -5,6 +5,7 @@
 -- Locks: both accounts, in ascending account_id, until the caller's transaction ends.
 -- Errors raised, in this order: invalid_amount, invalid_argument, account_not_found, idempotency_key_reused.
 -- Rejections recorded, in this order: same_account, account_closed, account_frozen, balance_overflow.
+-- Example: select * from bank.credit(2, 12500, idempotency_key => 'salary-2026-11');
 create or replace function bank.credit(
     account_id bigint,
     amount_minor numeric,

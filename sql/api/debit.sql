@@ -7,6 +7,7 @@
 -- Errors raised, in this order: invalid_amount, invalid_argument, account_not_found, idempotency_key_reused.
 -- Rejections recorded, in this order: same_account, account_closed, account_frozen, currency_mismatch,
 -- insufficient_funds, balance_overflow.
+-- Example: select * from bank.debit(2, 3000, beneficiary_account_id => 3, idempotency_key => 'rent-2026-11');
 create or replace function bank.debit(
     account_id bigint,
     amount_minor numeric,

@@ -1,6 +1,7 @@
 -- A transaction, successful or failed, by the idempotency key that it was posted with: what a caller asks who does
 -- not know whether a request arrived.
 -- Locks: none; a posting that is not committed yet is not found. Errors: transaction_not_found.
+-- Example: select * from bank.find_transaction('salary-2026-11');
 create or replace function bank.find_transaction(idempotency_key text, ledger_id bigint default 1) returns bank.posting
 language plpgsql stable security definer set search_path = bank, pg_temp as $$
 declare

@@ -1,5 +1,6 @@
 -- A transaction, successful or failed, by its id.
 -- Locks: none. Errors: transaction_not_found.
+-- Example: select * from bank.get_transaction(1);
 create or replace function bank.get_transaction(transaction_id bigint, ledger_id bigint default 1) returns bank.posting
 language plpgsql stable security definer set search_path = bank, pg_temp as $$
 declare

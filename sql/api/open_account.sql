@@ -4,6 +4,7 @@
 -- Locks: none that a posting waits for; racing calls with the same external_id, or the first ones of a currency,
 -- wait for each other.
 -- Errors, in this order: invalid_argument, ledger_not_found, unknown_currency, external_id_taken.
+-- Example: select * from bank.open_account('Ada Lovelace', 'EUR', external_id => 'customer-1');
 create or replace function bank.open_account(
     holder_name text,
     currency text,

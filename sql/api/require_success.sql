@@ -1,6 +1,7 @@
 -- Turns a rejection into an exception, for callers who post inside a transaction of their own and want a rejection to
 -- roll all of it back (the recorded failure with it). Returns a successful posting as it is.
 -- Locks: none. Errors: posting_rejected.
+-- Example: select * from bank.require_success(bank.transfer(2, 3, 500));
 create or replace function bank.require_success(posting bank.posting) returns bank.posting
 language plpgsql security definer set search_path = bank, pg_temp as $$
 begin

@@ -1,6 +1,7 @@
 -- A page of an account's entries, newest first. The next page starts before the version of the last line of this one.
 -- before_version: only entries with a lower version; null: from the newest. page_size: 1 to 1000 lines.
 -- Locks: none. Errors, in this order: invalid_argument, account_not_found.
+-- Example: select * from bank.statement(2, page_size => 10);
 create or replace function bank.statement(
     account_id bigint,
     before_version bigint default null,

@@ -6,6 +6,7 @@
 -- Errors raised, in this order: invalid_amount, invalid_argument, account_not_found, idempotency_key_reused.
 -- Rejections recorded, in this order: same_account, account_closed, account_frozen, currency_mismatch,
 -- insufficient_funds, balance_overflow.
+-- Example: select * from bank.transfer(2, 3, 500, idempotency_key => 'lunch-17', description => 'Lunch');
 create or replace function bank.transfer(
     debit_account_id bigint,
     credit_account_id bigint,

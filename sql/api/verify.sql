@@ -1,6 +1,7 @@
 -- Every invariant of the ledger, checked over all of its rows in one snapshot: a row for each violation, none when all
 -- is well. ledger_id null checks every ledger. Reads everything; run it when the time that takes does not matter.
 -- Locks: none. Errors: none.
+-- Example: select * from bank.verify();
 create or replace function bank.verify(ledger_id bigint default 1) returns table (
     violation text,
     ledger_id bigint,

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,10 +60,7 @@ def ledger(service: Service, prefix: str) -> dict[str, tuple[int, int, str]]:
 
 def counts(result: Result) -> dict[str, str]:
     """The lines of the summary."""
-    lines = [line.split(maxsplit=1) for line in result.stdout.splitlines()[1:]]
-    return {name: rest for name, rest in lines if name != "bad"} | {
-        "bad": rest.removeprefix("rows").strip() for name, rest in lines if name == "bad"
-    }
+    return dict(re.split(" {2,}", line.strip(), maxsplit=1) for line in result.stdout.splitlines()[1:])
 
 
 # ---- what is posted ----------------------------------------------------------------------------------------
@@ -148,7 +146,7 @@ def test_bad_rows_are_reported_by_line_and_the_rest_goes_on(service: Service, im
     )
     result = import_rows(*rows)
     assert result.exit_code == 1
-    assert (counts(result)["posted"], counts(result)["bad"]) == ("2", "6")
+    assert (counts(result)["posted"], counts(result)["bad rows"]) == ("2", "6")
     assert result.stderr.splitlines() == [
         "line 3: amount_minor '12.50' is not a whole number of minor units",
         "line 5: transaction_type 'give' is neither credit nor debit",
@@ -303,8 +301,11 @@ def test_no_key_and_no_service_are_one_line_each(service: Service, file: Path, t
         assert len(result.stderr.splitlines()) == 1
 
 
+Answer = tuple[int, dict[str, object]]
+
+
 @contextmanager
-def service_that(answers: Iterator[tuple[int, dict[str, object]] | None]) -> Iterator[tuple[str, list[str]]]:
+def service_that(answers: Iterator[Answer | None]) -> Iterator[tuple[str, list[str]]]:
     """A service whose postings are answered from a list, None for a broken connection; and the keys it saw."""
     keys: list[str] = []
 
@@ -347,8 +348,8 @@ def test_a_service_that_is_down_for_a_moment_is_asked_again_with_the_same_key(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importer, "RETRY_SECONDS_FIRST", 0.01)
-    unavailable = (503, {"code": "outcome_unknown"})
-    posted = (201, {"credit_balance_after_minor": 100})
+    unavailable: Answer = (503, {"code": "outcome_unknown"})
+    posted: Answer = (201, {"credit_balance_after_minor": 100})
     with service_that(iter([unavailable, None, unavailable, posted])) as (url, keys):
         result = run_command(("import", str(file), "--url", url, "--key", "k"), {})
     assert result.exit_code == 0, result.output
@@ -358,7 +359,7 @@ def test_a_service_that_is_down_for_a_moment_is_asked_again_with_the_same_key(
 
 def test_a_service_that_stays_down_stops_the_import(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importer, "RETRY_SECONDS_FIRST", 0.001)
-    unavailable = (503, {"code": "database_unavailable", "detail": "no database"})
+    unavailable: Answer = (503, {"code": "database_unavailable", "detail": "no database"})
     with service_that(itertools.repeat(unavailable)) as (url, keys):
         result = run_command(("import", str(file), "--url", url, "--key", "k"), {})
     assert result.exit_code == 1

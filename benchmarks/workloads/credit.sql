@@ -1,0 +1,2 @@
+\set account random(2, 100001)
+select * from bank.credit(:account, 1);

@@ -1,0 +1,3 @@
+\set debit random(2, 100001)
+\set credit random(2, 100001)
+select * from bank.transfer(:debit, :credit, 1);

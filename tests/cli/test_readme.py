@@ -1,0 +1,57 @@
+"""Every command that the README shows is run, in order, against a fresh bank, and prints what the README says.
+
+PGTELLER_WRITE_README=1 writes the output that it saw into the README instead of comparing.
+"""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from service.embedded import find_binaries
+from service.installation import ROOT
+from tests.cli.conftest import local_environment
+from tests.cli.test_serve import serving
+
+README = ROOT / "README.md"
+_BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
+_END = "=== end of output ==="
+
+
+def _run(commands: list[str], environment: dict[str, str]) -> list[str]:
+    """Run the commands in one shell, as somebody who pastes them; return the output of each."""
+    script = "\n".join(f"{command} 2>&1\necho '{_END}'" for command in commands)
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
+    return [part.strip("\n") for part in done.stdout.split(_END + "\n")[:-1]]
+
+
+def _steady(text: str) -> str:
+    """Replace what differs from one run to the next."""
+    text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "2026-11-23T09:00:00.000000Z", text)
+    return re.sub(r'"request_id":"[0-9a-f]{32}"', f'"request_id":"{"0" * 31}1"', text)
+
+
+def test_the_readme_shows_what_its_commands_print(home: Path) -> None:
+    readme = README.read_text()
+    commands = [line[2:] for block in _BLOCK.findall(readme) for line in block.splitlines() if line[:2] == "$ "]
+    with serving(local_environment(home), home / "output") as serve:
+        here = [
+            command.replace("http://127.0.0.1:8000", serve.url).replace("~/.local/share/pgteller", str(home))
+            for command in commands
+        ]
+        path = f"{os.environ['PATH']}:{find_binaries()}"  # psql comes with the embedded PostgreSQL
+        environment = {**os.environ, **local_environment(home), "BANK": serve.sql_url, "PATH": path}
+        outputs = iter(zip(commands, _run(here, environment), strict=True))
+
+    def shown(block: re.Match[str]) -> str:
+        parts = []
+        for line in block[1].splitlines():
+            if line.startswith("$ "):
+                command, output = next(outputs)
+                parts.append("\n".join([f"$ {command}", *([_steady(output)] if output else [])]))
+        return "```console\n" + "\n".join(parts) + "\n```"
+
+    actual = _BLOCK.sub(shown, readme)
+    if os.environ.get("PGTELLER_WRITE_README"):
+        README.write_text(actual)
+    assert README.read_text() == actual

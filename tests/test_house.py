@@ -1,0 +1,262 @@
+"""The rules of this house, executable. When one fails, its docstring says what to do."""
+
+import inspect
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from service import accounts, app, config, postings, statements, transactions
+from service.docs import header, sql_readme
+from service.installation import MIGRATIONS, ROOT, SQL, error_catalogue, sql_files
+from service.keys import SCOPES
+from tests.conftest import Bank, Connection
+
+# A request field is an argument of the function under another name only here.
+_RENAMED = {"limit": "page_size", "cursor": "before_version"}
+
+
+def _functions(owner: Connection) -> dict[str, dict[str, Any]]:
+    rows = owner.execute(
+        """
+        select p.proname, p.prosecdef, p.proconfig, p.proargnames, p.pronargs,
+               obj_description(p.oid) as comment, pg_get_userbyid(p.proowner) as owner
+        from pg_proc as p where p.pronamespace = 'bank'::regnamespace
+        """
+    ).fetchall()
+    return {str(row["proname"]): row for row in rows}
+
+
+def _code_of(path: Path) -> str:
+    """Return the file without its comments."""
+    return re.sub(r"--[^\n]*", "", path.read_text(encoding="utf-8"))
+
+
+def _sql_paths() -> list[Path]:
+    return [path for path in sql_files() if path.name != "grants.sql"]
+
+
+@pytest.mark.parametrize("path", _sql_paths(), ids=lambda path: path.stem)
+def test_a_file_creates_exactly_what_it_is_named_after(path: Path) -> None:
+    created = re.findall(r"^create or replace (?:function|view) bank\.(\w+)", _code_of(path), re.MULTILINE)
+    assert created == [path.stem]
+
+
+def test_no_function_is_in_the_database_without_a_file(owner: Connection) -> None:
+    assert set(_functions(owner)) == {path.stem for path in _sql_paths() if path.parent.name != "views"}
+
+
+def test_public_functions_run_as_their_owner_with_a_fixed_search_path_and_a_comment(owner: Connection) -> None:
+    functions = _functions(owner)
+    for path in sorted((SQL / "api").glob("*.sql")):
+        function = functions[path.stem]
+        assert function["prosecdef"], path.stem
+        assert function["proconfig"] == ["search_path=bank, pg_temp"], path.stem
+        assert function["owner"] == "bank_owner", path.stem
+        assert function["comment"], path.stem
+
+
+def test_only_public_functions_run_as_their_owner(owner: Connection) -> None:
+    definers = {name for name, function in _functions(owner).items() if function["prosecdef"]}
+    assert definers == {path.stem for path in (SQL / "api").glob("*.sql")}
+
+
+@pytest.mark.parametrize("path", sorted((SQL / "api").glob("*.sql")), ids=lambda path: path.stem)
+def test_a_public_function_says_its_locks_errors_and_an_example(path: Path) -> None:
+    text = "\n".join(header(path))
+    for label in ("Locks:", "Errors", "Example:"):
+        assert label in text
+
+
+@pytest.mark.parametrize("path", sorted((SQL / "api").glob("*.sql")), ids=lambda path: path.stem)
+def test_the_example_of_a_public_function_runs(app: Connection, path: Path) -> None:
+    app.execute("select bank.open_account('Ada', 'EUR'), bank.open_account('Bob', 'EUR')")
+    app.execute("select bank.credit(2, 100000, 'salary-2026-11')")
+    example = header(path)[-1].removeprefix("Example: ")
+    if path.stem in ("credit", "find_transaction"):
+        example = example.replace("12500", "100000")
+    else:
+        example = example.replace("transaction(1)", "transaction((select min(transaction_id) from bank.posting))")
+    assert app.execute(example.encode()).description is not None
+
+
+def test_every_error_that_sql_raises_or_records_is_in_the_catalogue_and_the_other_way_round() -> None:
+    used: set[str] = set()
+    for path in _sql_paths():
+        code = _code_of(path)
+        used.update(re.findall(r"_raise\(\s*'(\w+)'", code))
+        for pair in re.findall(r"then '(invalid_argument)' else '(\w+)'", code):
+            used.update(pair)
+        if path.stem == "_rejection":
+            used.update(re.findall(r"then '(\w+)'", code))
+    assert used == {code for code, facts in error_catalogue().items() if facts["kind"] != "service"}
+
+
+def test_every_error_of_the_service_is_in_the_catalogue_and_used() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "service").glob("*.py"))
+    used = set(re.findall(r"Problem\(\s*\"(\w+)\"", source)) | set(re.findall(r"\"(outcome_unknown)\"", source))
+    used |= set(re.findall(r"\"(database_unavailable)\" if", source))
+    assert used == {code for code, facts in error_catalogue().items() if facts["kind"] == "service"}
+
+
+def test_the_database_has_the_catalogue(owner: Connection) -> None:
+    rows = owner.execute("select code, sqlstate, http_status, kind from bank.error").fetchall()
+    assert {row["code"]: (row["sqlstate"], row["http_status"], row["kind"]) for row in rows} == {
+        code: (facts["sqlstate"], facts["http_status"], facts["kind"])
+        for code, facts in error_catalogue().items()
+        if facts["kind"] != "service"
+    }
+
+
+def test_an_sqlstate_stands_for_one_error() -> None:
+    states = [facts["sqlstate"] for facts in error_catalogue().values() if "sqlstate" in facts]
+    assert len(states) == len(set(states))
+
+
+@pytest.mark.parametrize(
+    ("request_form", "function"),
+    [
+        (accounts.OpenAccountRequest, "open_account"),
+        (postings.CreditRequest, "credit"),
+        (postings.DebitRequest, "debit"),
+        (postings.TransferRequest, "transfer"),
+        (statements.StatementQuery, "statement"),
+        (transactions.FindTransactionQuery, "find_transaction"),
+    ],
+)
+def test_request_fields_are_named_as_the_arguments(
+    owner: Connection, request_form: type[msgspec.Struct], function: str
+) -> None:
+    fields = {_RENAMED.get(field, field) for field in request_form.__struct_fields__}
+    row = _functions(owner)[function]
+    arguments = set(row["proargnames"][: row["pronargs"]])
+    # The rest comes from the path, a header and the key.
+    assert arguments - fields <= {"account_id", "idempotency_key", "ledger_id"}
+    assert fields <= arguments
+
+
+def test_every_public_function_for_callers_has_a_route() -> None:
+    routes = inspect.getsource(app)
+    documented = {"Account": "account", "OpenAccount": "open_account", "GetTransaction": "get_transaction"}
+    documented |= {"FindTransaction": "find_transaction", "Ready": "health"}
+    resources = set(re.findall(r"add_route\(\"[^\"]+\", (\w+)\(", routes)) - {"Live"}
+    functions = {documented.get(resource, resource.lower()) for resource in resources}
+    # For SQL callers and the service's own use.
+    assert functions == {path.stem for path in (SQL / "api").glob("*.sql")} - {
+        "authenticate",
+        "require_success",
+        "verify",
+    }
+
+
+def test_every_resource_under_v1_names_a_scope() -> None:
+    names = re.findall(r"add_route\(\"/v1/[^\"]+\", (\w+)\(", inspect.getsource(app))
+    assert names
+    for name in names:
+        assert getattr(app, name).scope in SCOPES
+
+
+def test_every_setting_is_in_the_readme_and_in_the_example() -> None:
+    readme = (ROOT / "README.md").read_text()
+    example = (ROOT / ".env.example").read_text()
+    for variable in config.VARIABLES.values():
+        assert f"`{variable}`" in readme
+        assert variable in example
+
+
+def test_the_environment_is_read_in_one_place() -> None:
+    readers = [
+        path.name for path in (ROOT / "service").glob("*.py") if re.search(r"os\.(environ|getenv)", path.read_text())
+    ]
+    # The launcher hands on what it was given to what it becomes.
+    assert set(readers) <= {"config.py", "launcher.py"}
+
+
+def test_sql_is_issued_in_few_places() -> None:
+    callers = {
+        path.name
+        for path in (ROOT / "service").glob("*.py")
+        if re.search(r"\.execute\(|\.executemany\(", path.read_text())
+    }
+    assert callers <= {"db.py", "owner.py", "local.py", "migrate.py"}
+
+
+def test_every_sql_migration_has_a_rollback() -> None:
+    for path in MIGRATIONS.glob("[0-9]*.sql"):
+        if not path.name.endswith(".rollback.sql"):
+            assert path.with_name(f"{path.stem}.rollback.sql").exists(), path.name
+    for path in MIGRATIONS.glob("[0-9]*.py"):
+        assert re.search(r"step\(\w+, \w+\)", path.read_text()), path.name
+
+
+@pytest.mark.parametrize("path", [*sql_files(), *sorted(MIGRATIONS.glob("*.sql"))], ids=lambda path: path.name)
+def test_sql_keeps_clear_of_what_a_distributed_installation_cannot_do(path: Path) -> None:
+    """DESIGN section 10: if a rule really has to go, change the design first."""
+    code = _code_of(path).lower()
+    for forbidden in (
+        r"create\s+(or\s+replace\s+)?trigger",
+        r"\bmerge\s+into\b",
+        r"pg_(try_)?advisory",
+        r"on\s+conflict\s+on\s+constraint",
+        r"\b(small)?serial\b",
+        r"\bas (int|integer|smallint) generated",
+        r"\bfloat[48]?\b|\bdouble precision\b|\breal\b",
+    ):
+        assert not re.search(forbidden, code), forbidden
+
+
+def test_every_key_of_a_ledgers_table_begins_with_the_ledger(owner: Connection) -> None:
+    rows = owner.execute(
+        """
+        select i.indrelid::regclass::text as table_name, a.attname
+        from pg_index as i
+        inner join pg_attribute as a on i.indrelid = a.attrelid and i.indkey[0] = a.attnum
+        where i.indisunique and i.indrelid in (
+            select attrelid from pg_attribute where attname = 'ledger_id' and attnum > 0
+        ) and i.indrelid in (select oid from pg_class where relnamespace = 'bank'::regnamespace)
+        """
+    ).fetchall()
+    assert rows
+    assert {row["attname"] for row in rows} == {"ledger_id"}
+
+
+def test_money_is_never_a_float(owner: Connection) -> None:
+    rows = owner.execute(
+        """
+        select table_name, column_name, data_type from information_schema.columns
+        where table_schema = 'bank' and column_name like '%minor%'
+        """
+    ).fetchall()
+    assert rows
+    assert {row["data_type"] for row in rows} == {"bigint"}
+    for path in (ROOT / "service").glob("*.py"):
+        assert not re.search(r"float\([^\"-]", path.read_text()), path.name
+
+
+def test_the_generated_documentation_is_current() -> None:
+    """Run `make docs` and commit what it writes."""
+    assert (SQL / "README.md").read_text() == sql_readme()
+
+
+def test_architecture_names_every_room() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    rooms = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for room in {Path(room).parts[0] for room in rooms}:
+        assert room in text, room
+    for path in (ROOT / "service").glob("*.py"):
+        assert path.name in text, path.name
+
+
+def test_files_name_no_path_of_a_machine() -> None:
+    found = subprocess.run(
+        ["git", "grep", "-nE", r"/(root|home)/[a-z.]+/|/work/"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.splitlines()
+    assert [line for line in found if not line.startswith("tests/test_house.py")] == []
+
+
+def test_a_clone_of_the_template_has_no_violations(bank: Bank) -> None:
+    with bank.connect() as connection:
+        assert connection.execute("select * from bank.verify(null)").fetchall() == []
