@@ -14,6 +14,8 @@ class Settings:
     """Where the service connects; without it an embedded PostgreSQL is run."""
     database_owner_url: str | None = None
     """Where migrations and key management connect; database_url when unset."""
+    app_password: str | None = None
+    """`pgteller migrate` lets bank_app log in with this password; when unset, it leaves that role's login alone."""
     home: Path = Path.home() / ".local/share/pgteller"
     """Folder of the embedded PostgreSQL and of the development key."""
     pgbin: Path | None = None
@@ -58,6 +60,7 @@ class Settings:
 VARIABLES = {
     "database_url": "DATABASE_URL",
     "database_owner_url": "DATABASE_OWNER_URL",
+    "app_password": "BANK_APP_PASSWORD",
     "home": "PGTELLER_HOME",
     "pgbin": "PGBIN",
     "host": "HOST",

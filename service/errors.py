@@ -111,7 +111,9 @@ def add_handlers(app: falcon.asgi.App[Any, Any]) -> None:
         resp.content_type = "application/problem+json"
         resp.data = msgspec.json.encode({**problem.body, "request_id": req.context.request_id})
 
+    # Falcon has a handler of its own for HTTPError, which would go before one for Exception.
     app.add_error_handler(Exception, handle)
+    app.add_error_handler(falcon.HTTPError, handle)
 
 
 def _problem(error: Exception) -> Problem:

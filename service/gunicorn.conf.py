@@ -4,7 +4,8 @@ from service.config import Settings
 
 _settings = Settings.from_environment()
 
-bind = f"{_settings.host}:{_settings.port}"
+_host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host  # IPv6
+bind = f"{_host}:{_settings.port}"
 workers = _settings.workers
 worker_class = "service.worker.Worker"
 graceful_timeout = _settings.graceful_timeout_seconds

@@ -7,26 +7,35 @@ lock row behind.
 
 import json
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 import psycopg
+from psycopg import sql
 from yoyo import get_backend, read_migrations
 
+from service.config import Settings
 from service.installation import MIGRATIONS, error_catalogue, last_migration_id, sql_digest, sql_files
 
 # Any number that nobody else uses as an advisory lock in the same database.
 _MIGRATION_LOCK = 7_358_835_537
+
+# From this version on, who creates a role without being a superuser cannot take that role unless the server is told so.
+# The role that a hosting provider hands out is such a one.
+_CREATOR_IS_NO_MEMBER = 160_000
 
 
 def migrate(database_owner_url: str) -> list[str]:
     """Apply what is pending and load sql/; return the ids of the migrations applied.
 
     database_owner_url: a role that may create roles, or is a member of bank_owner. Concurrent calls wait for each
-    other; a second call finds nothing pending and loads sql/ again, which changes nothing.
+    other; a second call finds nothing pending and loads sql/ again, which changes nothing. With BANK_APP_PASSWORD
+    set, bank_app may log in with that password afterwards.
     """
+    app_password = Settings.from_environment().app_password
     with psycopg.connect(database_owner_url, autocommit=True) as guard:
         # Held by the session, so a crash releases it. Whoever holds it knows that a lock row of yoyo's is stale.
         guard.execute("select pg_advisory_lock(%s)", [_MIGRATION_LOCK])
-        with get_backend(_yoyo_url(database_owner_url)) as backend:
+        with get_backend(_yoyo_url(database_owner_url, guard.info.server_version)) as backend:
             backend.break_lock()
             with backend.lock():
                 migrations = read_migrations(str(MIGRATIONS))
@@ -34,7 +43,16 @@ def migrate(database_owner_url: str) -> list[str]:
                 applied = [migration.id for migration in pending]
                 backend.apply_migrations_only(pending)
                 backend.run_post_apply(migrations)
+        if app_password is not None:
+            set_app_password(guard, app_password)
     return applied
+
+
+def set_app_password(connection: psycopg.Connection, password: str) -> None:
+    """Let bank_app log in with the password; the connection's role is a superuser, or the one that created bank_app."""
+    # Encrypted here, so that no log of the server's can hold the password itself.
+    encrypted = connection.pgconn.encrypt_password(password.encode(), b"bank_app", b"scram-sha-256")
+    connection.execute(sql.SQL("alter role bank_app login password {}").format(sql.Literal(encrypted.decode())))
 
 
 def load_sql(connection: Any) -> None:
@@ -53,6 +71,11 @@ def load_sql(connection: Any) -> None:
         cursor.execute("select bank._install(%s, %s, %s)", [last_migration_id(), sql_digest(), json.dumps(errors)])
 
 
-def _yoyo_url(database_url: str) -> str:
+def _yoyo_url(database_url: str, server_version: int) -> str:
     """Name the driver as yoyo does: without it yoyo takes the scheme for psycopg2's."""
-    return "postgresql+psycopg://" + database_url.partition("://")[2]
+    address, _, query = database_url.partition("://")[2].partition("?")
+    parameters = dict(parse_qsl(query))
+    if server_version >= _CREATOR_IS_NO_MEMBER:
+        # In the URL, because yoyo opens a connection for each migration.
+        parameters["options"] = f"{parameters.get('options', '')} -c createrole_self_grant=set,inherit".lstrip()
+    return f"postgresql+psycopg://{address}?{urlencode(parameters)}"

@@ -3,6 +3,7 @@
 Only what the database could not be handed is refused here; what a value means is checked once, in SQL.
 """
 
+import json
 import re
 from typing import Annotated, Any, TypeVar
 
@@ -20,6 +21,8 @@ Text = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00]*\Z")]
 _NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _ID = re.compile(r"[1-9][0-9]{0,18}\Z")
 _BIGINT_MAX = 2**63 - 1
+# Other characters reach us in an encoding that HTTP does not name, so two clients could mean different keys by them.
+_PRINTABLE_ASCII = re.compile(r"[ -~]+\Z")
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -51,10 +54,28 @@ async def read_body(req: falcon.asgi.Request, form: type[S]) -> S:
     except msgspec.ValidationError:
         raise
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if (member := _member_at_fault(body, form)) is not None:
+            raise invalid(member, "has text that is not Unicode, or a number that is not finite") from None
         raise invalid("body", f"is not JSON: {error}") from None
     except RecursionError:
-        raise invalid("body", "is nested too deeply") from None
+        # Members of any other type are refused at their first bracket.
+        raise invalid("metadata", "is nested too deeply") from None
     return struct
+
+
+def _member_at_fault(body: bytes, form: type[msgspec.Struct]) -> str | None:
+    """Name the member for which a body is not JSON, if that is all that is wrong with it; msgspec does not say."""
+    try:
+        members = json.loads(body.decode(errors="surrogateescape"))
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(members, dict):
+        for name in form.__struct_fields__:
+            try:
+                json.dumps(members.get(name), allow_nan=False, ensure_ascii=False).encode()
+            except (ValueError, RecursionError):
+                return name
+    return None
 
 
 async def _read(req: falcon.asgi.Request) -> bytes:
@@ -88,10 +109,10 @@ def read_query(req: falcon.asgi.Request, form: type[S]) -> S:
     return msgspec.convert(req.params, form, strict=False)
 
 
-def read_id(text: str, field: str) -> int:
-    """Read an id from a path."""
-    if not _ID.match(text) or int(text) > _BIGINT_MAX:
-        raise invalid(field, f"is not a whole number from 1 to {_BIGINT_MAX}")
+def read_id(text: str, field: str, maximum: int = _BIGINT_MAX) -> int:
+    """Read an id, or another whole number from 1, from a path or a query."""
+    if not _ID.match(text) or int(text) > maximum:
+        raise invalid(field, f"is not a whole number from 1 to {maximum}")
     return int(text)
 
 
@@ -99,5 +120,8 @@ def read_idempotency_key(req: falcon.asgi.Request) -> str:
     """Read the header without which nothing is posted: it is what makes a retry safe."""
     key = (req.get_header("Idempotency-Key") or "").strip()
     if not key:
-        raise Problem("idempotency_key_required")
+        errors = [{"field": "idempotency_key", "reason": "is required"}]
+        raise Problem("idempotency_key_required", errors=errors)
+    if not _PRINTABLE_ASCII.match(key):
+        raise invalid("idempotency_key", "has characters other than printable ASCII")
     return key

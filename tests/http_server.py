@@ -107,9 +107,7 @@ class HttpServer:
         return socket.create_connection(self.address, timeout=WAIT_SECONDS_MAX)
 
 
-def create_key(
-    bank: Bank, *scopes: str, ledger_id: int = 1, expires_at: datetime | None = None
-) -> tuple[str, int]:
+def create_key(bank: Bank, *scopes: str, ledger_id: int = 1, expires_at: datetime | None = None) -> tuple[str, int]:
     """Return a new API key with these scopes (admin when none is named), and its api_key_id."""
     key = keys.make()
     with connect(bank.owner_url) as owner:

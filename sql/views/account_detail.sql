@@ -18,4 +18,5 @@ select
 from bank.account as a;
 
 comment on view bank.account_detail is
-'An account with its balances in minor units; overdraft_limit_minor and available_balance_minor are null when unlimited';
+'An account with its balances in minor units; overdraft_limit_minor and available_balance_minor are null '
+'when unlimited';

@@ -10,9 +10,9 @@ select
     t.created_at as timestamp,
     t.ledger_id
 from bank.transaction as t
-cross join lateral (
-    values (t.debit_account_id, 'Debit'), (t.credit_account_id, 'Credit')
-) as side (account_id, transaction_type)
+cross join
+    lateral (values (t.debit_account_id, 'Debit'), (t.credit_account_id, 'Credit'))
+        as side (account_id, transaction_type)
 inner join bank.account as a
     on
         t.ledger_id = a.ledger_id
@@ -20,4 +20,5 @@ inner join bank.account as a
 where not a.settlement;
 
 comment on view bank.account_transaction is
-'Transactions in the shape of the seed: transaction_type Credit or Debit, transaction_status Success or Failure, amount in minor units';
+'Transactions in the shape of the seed: transaction_type Credit or Debit, transaction_status Success or Failure, '
+'amount in minor units';

@@ -75,7 +75,7 @@ def service(server: EmbeddedPostgres, template: str) -> Iterator[Service]:
     """The HTTP service on a bank that the tests of a module share."""
     bank = Bank(server, f"bank_cli_{next(_numbers)}")
     with psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection:
-        connection.execute(f"create database {bank.dbname} template {template} strategy file_copy")
+        connection.execute(f"create database {bank.dbname} template {template} strategy wal_log")
         key = keys.make()
         with connect(bank.owner_url) as owner:
             call(owner, "create_api_key", name="tests", key_digest=keys.digest(key), scopes=list(keys.SCOPES))

@@ -1,6 +1,5 @@
 """A service that all HTTP tests share, and what they ask of it. Each test opens accounts of its own."""
 
-import itertools
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,10 +11,9 @@ import pytest
 from psycopg import sql
 
 from service.embedded import EmbeddedPostgres
+from service.owner import call, connect
 from tests.conftest import Bank, Connection
 from tests.http_server import HttpServer, create_key, violations
-
-_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,15 @@ def client(service: Service, admin_key: str) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="session")
+def other_client(service: Service) -> Iterator[httpx.Client]:
+    """A client that may do everything in a ledger of its own."""
+    with connect(service.bank.owner_url) as owner:
+        [ledger] = call(owner, "create_ledger", name="Other")
+    with service.http.client(service.create_key(ledger_id=ledger["ledger_id"])) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
 def database(service: Service) -> Iterator[Connection]:
     """A connection to the shared bank with the rights of its owner."""
     with service.bank.connect("bank_owner") as connection:
@@ -102,7 +109,9 @@ def open_account(client: httpx.Client, currency: str = "EUR", balance_minor: int
     assert answer.status_code == 201, answer.text
     account_id: int = answer.json()["account_id"]
     if balance_minor:
-        credited = client.post(f"/v1/accounts/{account_id}/credit", json={"amount_minor": balance_minor}, headers=new_key())
+        credited = client.post(
+            f"/v1/accounts/{account_id}/credit", json={"amount_minor": balance_minor}, headers=new_key()
+        )
         assert credited.status_code == 201, credited.text
     return account_id
 

@@ -1,0 +1,132 @@
+"""Deterministic interleavings: one session holds, another is seen waiting for it, then the first one lets go.
+
+The lock protocol that these tests pin down:
+
+1. A posting locks its two accounts, FOR NO KEY UPDATE, in ascending account_id. Whoever wants one of them waits, and
+   then decides on what was committed meanwhile.
+2. Then it inserts its transaction. A second insert with the same idempotency key waits for the first one's end.
+3. It holds both until the end of the caller's transaction. Nothing waits for a key and then for an account within one
+   call, so single calls never deadlock; several calls in one transaction may, and PostgreSQL then aborts one (40P01).
+4. Readers lock nothing. Opening an account waits only for a racing first account of the currency, or for a racing
+   account with the same external_id: unique indexes decide both.
+
+No test sleeps and hopes: `Call.is_blocked_by` asks pg_blocking_pids until the waiter is seen, up to a deadline.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+
+import psycopg
+import pytest
+
+from tests.conftest import Bank, Connection
+from tests.helpers import Row
+
+DEADLINE_SECONDS = 10
+POLL_SECONDS = 0.005
+
+
+def posting(connection: Connection, call: str) -> Row:
+    """The row that a call of a function of schema bank returns, such as `transfer(2, 3, 500)`."""
+    row = connection.execute(f"select * from bank.{call}".encode()).fetchone()
+    assert row is not None
+    return row
+
+
+@dataclass(frozen=True)
+class Call:
+    """A statement that runs in a thread of its own, on a connection that nobody else uses meanwhile."""
+
+    connection: Connection
+    observer: Connection
+    future: Future[list[Row]]
+
+    def is_blocked_by(self, holder: Connection) -> bool:
+        """Wait until the server says so; false when the call ends first, or the deadline passes."""
+        waiter_pid, holder_pid = self.connection.info.backend_pid, holder.info.backend_pid
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while time.monotonic() < deadline and not self.future.done():
+            row = self.observer.execute("select %s = any(pg_blocking_pids(%s)) as blocked", [holder_pid, waiter_pid])
+            if row.fetchone() == {"blocked": True}:
+                return True
+            time.sleep(POLL_SECONDS)
+        return False
+
+    def rows(self) -> list[Row]:
+        """What it returned; raises what it raised."""
+        return self.future.result(DEADLINE_SECONDS)
+
+    def row(self) -> Row:
+        (row,) = self.rows()
+        return row
+
+
+class Sessions:
+    """The sessions of one test on one bank."""
+
+    def __init__(self, bank: Bank) -> None:
+        self._bank = bank
+        self._executor = ThreadPoolExecutor()
+        self._observer = bank.connect("postgres")
+        self._connections = [self._observer]
+        self._calls: list[Call] = []
+
+    def idle(self, role: str = "bank_app", *, autocommit: bool = True) -> Connection:
+        """A session that does nothing yet; whatever it runs ends in an error rather than never."""
+        connection = self._bank.connect(role)
+        self._connections.append(connection)
+        connection.execute(f"set statement_timeout = '{DEADLINE_SECONDS}s'".encode())
+        connection.autocommit = autocommit
+        return connection
+
+    def holding(self, statement: str, role: str = "bank_app") -> Connection:
+        """A session with an open transaction in which it has run the statement."""
+        connection = self.idle(role, autocommit=False)
+        connection.execute(statement.encode())
+        return connection
+
+    def start(self, statement: str, role: str = "bank_app", *, on: Connection | None = None) -> Call:
+        """Run the statement in a thread, in a session that commits at once unless it is given one."""
+        connection = on or self.idle(role)
+
+        def run() -> list[Row]:
+            return connection.execute(statement.encode()).fetchall()
+
+        call = Call(connection, self._observer, self._executor.submit(run))
+        self._calls.append(call)
+        return call
+
+    def close(self) -> None:
+        """End the threads, then the connections that they use."""
+        for call in self._calls:
+            if not call.future.done():
+                call.connection.cancel_safe()
+        self._executor.shutdown()
+        for connection in self._connections:
+            connection.close()
+
+
+@pytest.fixture
+def sessions(bank: Bank) -> Iterator[Sessions]:
+    with closing(Sessions(bank)) as made:
+        yield made
+
+
+@pytest.fixture
+def accounts(app: Connection) -> list[int]:
+    """Four accounts in EUR with 100.00 each: ids 2 to 5; 1 is the settlement account."""
+    opened = [int(posting(app, "open_account('Ada', 'EUR')")["account_id"]) for _ in range(4)]
+    assert opened == [2, 3, 4, 5]
+    for account_id in opened:
+        posting(app, f"credit({account_id}, 10000)")
+    return opened
+
+
+def sqlstate_and_code(call: Callable[[], object]) -> tuple[str | None, str | None]:
+    """What a call raises: SQLSTATE and message, which is the code of the catalogue."""
+    with pytest.raises(psycopg.Error) as raised:
+        call()
+    return raised.value.sqlstate, raised.value.diag.message_primary

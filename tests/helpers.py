@@ -1,0 +1,72 @@
+"""Calls that many tests make, in the words of the tests."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.conftest import Connection
+
+Row = dict[str, Any]
+
+
+def call(connection: Connection, function: str, *arguments: object, **named: object) -> Row:
+    """Call a function of schema bank and return its one row."""
+    rows = call_all(connection, function, *arguments, **named)
+    assert len(rows) == 1
+    return rows[0]
+
+
+def call_all(connection: Connection, function: str, *arguments: object, **named: object) -> list[Row]:
+    """Call a function of schema bank and return its rows."""
+    parts = [sql.SQL("%s") for _ in arguments]
+    parts += [sql.SQL("{} => %s").format(sql.Identifier(name)) for name in named]  # type: ignore[misc]
+    query = sql.SQL("select * from bank.{}({})").format(sql.Identifier(function), sql.SQL(", ").join(parts))
+    return connection.execute(query, [*arguments, *named.values()]).fetchall()
+
+
+def open_account(connection: Connection, balance_minor: int = 0, currency: str = "EUR", **named: object) -> int:
+    """Open an account with this balance and return its id."""
+    account_id: int = call(connection, "open_account", "Ada", currency, **named)["account_id"]
+    if balance_minor:
+        credited = call(
+            connection, "credit", account_id, balance_minor, **{k: v for k, v in named.items() if k == "ledger_id"}
+        )
+        assert credited["transaction_status"] == "success"
+    return account_id
+
+
+def balance_of(connection: Connection, account_id: int) -> int:
+    """Return the posted balance."""
+    balance: int = call(connection, "balance", account_id)["balance_minor"]
+    return balance
+
+
+def count(owner: Connection, table: str) -> int:
+    """Return how many rows a table of schema bank has."""
+    row = owner.execute(sql.SQL("select count(*) as n from bank.{}").format(sql.Identifier(table))).fetchone()
+    assert row is not None
+    number: int = row["n"]
+    return number
+
+
+def violations(connection: Connection) -> list[Row]:
+    """Return what verify() finds in every ledger."""
+    return connection.execute("select * from bank.verify(null)").fetchall()
+
+
+@contextmanager
+def raises(sqlstate: str, code: str, field: str | None = None) -> Iterator[Row]:
+    """Expect an error of the catalogue; the facts of its DETAIL are in the dict after the block."""
+    facts: Row = {}
+    with pytest.raises(psycopg.Error) as caught:
+        yield facts
+    assert (caught.value.sqlstate, caught.value.diag.message_primary) == (sqlstate, code)
+    facts.update(json.loads(caught.value.diag.message_detail or "{}"))
+    assert "reason" in facts
+    if field is not None:
+        assert facts["field"] == field

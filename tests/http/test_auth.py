@@ -1,0 +1,176 @@
+"""Who may do what."""
+
+import time
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+
+from service import keys
+from service.owner import call, connect
+from tests.http.conftest import Service, new_key, open_account, problem_of, transfer
+from tests.http_server import create_key, wait_for
+
+SCOPE_OF_ROUTE = {
+    "POST /v1/accounts": "accounts:write",
+    "GET /v1/accounts/{account}": "accounts:read",
+    "GET /v1/accounts/{account}/balance": "accounts:read",
+    "GET /v1/accounts/{account}/entries": "accounts:read",
+    "GET /v1/transactions?idempotency_key={key}": "accounts:read",
+    "GET /v1/transactions/{transaction}": "accounts:read",
+    "POST /v1/accounts/{account}/credit": "transactions:write",
+    "POST /v1/accounts/{account}/debit": "transactions:write",
+    "POST /v1/transfers": "transactions:write",
+}
+
+
+@pytest.fixture(scope="module")
+def facts(client: httpx.Client) -> dict[str, object]:
+    """An account with money, and its transaction."""
+    account_id = open_account(client)
+    path = f"/v1/accounts/{account_id}/credit"
+    posting = client.post(path, json={"amount_minor": 10_000}, headers=new_key()).json()
+    return {"account": account_id, "transaction": posting["transaction_id"], "key": posting["idempotency_key"]}
+
+
+def ask(client: httpx.Client, route: str, facts: dict[str, object]) -> httpx.Response:
+    """Send a valid request to this route."""
+    method, _, path = route.partition(" ")
+    body: dict[str, object] | None = None
+    if path == "/v1/accounts":
+        body = {"holder_name": "Ada Lovelace", "currency": "EUR"}
+    elif path == "/v1/transfers":
+        body = {"debit_account_id": facts["account"], "credit_account_id": facts["account"], "amount_minor": 1}
+    elif method == "POST":
+        body = {"amount_minor": 1}
+    return client.request(method, path.format(**facts), json=body, headers=new_key())
+
+
+@pytest.mark.parametrize("scope", keys.SCOPES)
+def test_a_key_opens_the_routes_of_its_scope_and_no_others(
+    service: Service, facts: dict[str, object], scope: str
+) -> None:
+    with service.http.client(service.create_key(scope)) as client:
+        for route, required in SCOPE_OF_ROUTE.items():
+            answer = ask(client, route, facts)
+            if scope in (required, "admin"):
+                assert answer.status_code in (200, 201, 422), (route, answer.text)  # 422: to the same account
+            else:
+                problem = problem_of(answer, 403, "insufficient_scope")
+                assert problem["required_scope"] == required
+
+
+def test_a_key_has_all_of_its_scopes(service: Service, facts: dict[str, object]) -> None:
+    with service.http.client(service.create_key("accounts:read", "transactions:write")) as client:
+        statuses = {route: ask(client, route, facts).status_code for route in SCOPE_OF_ROUTE}
+    assert statuses.pop("POST /v1/accounts") == 403
+    assert 403 not in statuses.values()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *(None, "", "Bearer", "Basic YTpi", "Bearer pgt_unknown", "Token {key}", "{key}"),
+        *("Bearer {key}x", "Bearer x{key}", "Bearer {key} {key}", "Bearer, {key}", "Bearer {key_upper}"),
+    ],
+)
+@pytest.mark.usefixtures("nothing_is_posted")
+def test_without_a_valid_key_every_route_is_closed(
+    service: Service, admin_key: str, facts: dict[str, object], header: str | None
+) -> None:
+    with service.http.client() as client:
+        if header is not None:
+            client.headers["Authorization"] = header.format(key=admin_key, key_upper=admin_key.upper())
+        for route in SCOPE_OF_ROUTE:
+            answer = ask(client, route, facts)
+            problem_of(answer, 401, "unauthenticated")
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("raw", [b"Bearer \xff\xfe", "Bearer pgt_ключ".encode()])
+def test_a_key_that_is_not_ascii_is_refused(service: Service, raw: bytes) -> None:
+    with service.http.client() as client:
+        answer = client.get("/v1/accounts/1", headers={b"Authorization": raw})
+        problem_of(answer, 401, "unauthenticated")
+
+
+def test_the_scheme_is_written_in_any_case(service: Service, admin_key: str, facts: dict[str, object]) -> None:
+    with service.http.client() as client:
+        client.headers["Authorization"] = f"bEARER {admin_key}"
+        assert client.get(f"/v1/accounts/{facts['account']}").status_code == 200
+
+
+def test_health_needs_no_key(service: Service) -> None:
+    with service.http.client() as client:
+        assert client.get("/health/live").status_code == 200
+        assert client.get("/health/ready").status_code == 200
+
+
+def test_a_refused_key_is_told_before_its_body_is_read(service: Service) -> None:
+    with service.http.client() as client:
+        answer = client.post("/v1/transfers", content=b"{", headers={"Content-Type": "application/json"})
+        problem_of(answer, 401, "unauthenticated")
+
+
+def test_a_revoked_key_is_refused_once_the_workers_have_forgotten_it(
+    service: Service, facts: dict[str, object]
+) -> None:
+    key, api_key_id = create_key(service.bank)
+    path = f"/v1/accounts/{facts['account']}"
+
+    def statuses() -> set[int]:
+        """Of several connections, so that every worker is asked."""
+        found = set()
+        for _ in range(16):
+            with service.http.client(key) as client:
+                found.add(client.get(path).status_code)
+        return found
+
+    assert statuses() == {200}
+    with connect(service.bank.owner_url) as owner:
+        call(owner, "revoke_api_key", api_key_id=api_key_id)
+    revoked_at = time.monotonic()
+    cache_seconds = service.http.settings.key_cache_seconds
+    wait_for(lambda: time.monotonic() - revoked_at > cache_seconds, "the cache has expired")
+    assert statuses() == {401}
+
+
+def test_an_expired_key_is_refused_at_once_even_by_a_worker_that_knows_it(
+    service: Service, facts: dict[str, object]
+) -> None:
+    expires_at = datetime.now(UTC) + timedelta(seconds=service.http.settings.key_cache_seconds * 1.5)
+    key, _ = create_key(service.bank, expires_at=expires_at)
+    asked_at = datetime.min.replace(tzinfo=UTC)
+    with service.http.client(key) as client:  # one connection, so one worker, which has looked it up just before
+        while asked_at < expires_at:
+            asked_at = datetime.now(UTC)
+            answer = client.get(f"/v1/accounts/{facts['account']}")
+            if datetime.now(UTC) < expires_at:
+                assert answer.status_code == 200
+    problem_of(answer, 401, "unauthenticated")
+
+
+def test_a_key_made_expired_is_refused(service: Service) -> None:
+    key, _ = create_key(service.bank, expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    with service.http.client(key) as client:
+        problem_of(client.get("/v1/accounts/1"), 401, "unauthenticated")
+
+
+def test_a_ledger_does_not_see_the_accounts_of_another(
+    client: httpx.Client, other_client: httpx.Client, facts: dict[str, object]
+) -> None:
+    own, foreign = open_account(other_client, balance_minor=5), facts["account"]
+    assert isinstance(foreign, int)
+    for path in ("", "/balance", "/entries"):
+        problem_of(other_client.get(f"/v1/accounts/{foreign}{path}"), 404, "account_not_found")
+    for direction in ("credit", "debit"):
+        answer = other_client.post(f"/v1/accounts/{foreign}/{direction}", json={"amount_minor": 1}, headers=new_key())
+        problem_of(answer, 404, "account_not_found")
+    problem_of(transfer(other_client, own, foreign, 1), 404, "account_not_found")
+    problem_of(transfer(other_client, foreign, own, 1), 404, "account_not_found")
+    body = {"amount_minor": 1, "beneficiary_account_id": foreign}
+    answer = other_client.post(f"/v1/accounts/{own}/debit", json=body, headers=new_key())
+    problem_of(answer, 404, "account_not_found")
+    problem_of(other_client.get(f"/v1/transactions/{facts['transaction']}"), 404, "transaction_not_found")
+    found = other_client.get("/v1/transactions", params={"idempotency_key": str(facts["key"])})
+    problem_of(found, 404, "transaction_not_found")

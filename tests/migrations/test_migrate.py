@@ -1,0 +1,240 @@
+"""How an installation gets into a database: again, at once, after a crash, by a role that is no superuser."""
+
+import itertools
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.rows import dict_row
+from yoyo import get_backend, read_migrations
+
+from service.embedded import EmbeddedPostgres
+from service.installation import MIGRATIONS, ROOT, last_migration_id, sql_digest
+from service.migrate import migrate
+from tests.conftest import Bank, Connection
+from tests.helpers import violations
+
+MIGRATION_IDS = sorted(
+    path.stem for path in MIGRATIONS.glob("[0-9]*") if path.is_file() and not path.name.endswith(".rollback.sql")
+)
+ROLES = ("bank_owner", "bank_app", "bank_reader")
+MIGRATE = "import sys; from service.migrate import migrate; print(*migrate(sys.argv[1]))"
+
+# Everything that a migration or sql/ makes, one row each: kind, name, definition.
+CATALOG = """
+select 'relation' as kind, c.relname::text as name,
+    concat_ws(' ', c.relkind, c.relowner::regrole, c.relacl, c.reloptions, obj_description(c.oid)) as definition
+from pg_class as c where c.relnamespace = 'bank'::regnamespace
+union all
+select 'column', a.attrelid::regclass || '.' || a.attname,
+    concat_ws(' ', a.attnum, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
+        pg_get_expr(d.adbin, d.adrelid), col_description(a.attrelid, a.attnum))
+from pg_attribute as a
+inner join pg_class as c on a.attrelid = c.oid
+left join pg_attrdef as d on a.attrelid = d.adrelid and a.attnum = d.adnum
+where c.relnamespace = 'bank'::regnamespace and a.attnum > 0 and not a.attisdropped
+union all
+select 'index', i.indexrelid::regclass::text, pg_get_indexdef(i.indexrelid)
+from pg_index as i inner join pg_class as c on i.indexrelid = c.oid where c.relnamespace = 'bank'::regnamespace
+union all
+select 'constraint', k.conrelid::regclass || '.' || k.conname, pg_get_constraintdef(k.oid)
+from pg_constraint as k where k.connamespace = 'bank'::regnamespace
+union all
+select 'view', v.viewname::text, v.definition from pg_views as v where v.schemaname = 'bank'
+union all
+select 'function', p.oid::regprocedure::text,
+    concat_ws(' ', pg_get_functiondef(p.oid), p.proowner::regrole, p.proacl, obj_description(p.oid))
+from pg_proc as p where p.pronamespace = 'bank'::regnamespace
+union all
+select 'enum', e.enumtypid::regtype || '.' || e.enumlabel, e.enumsortorder::text from pg_enum as e
+union all
+select 'schema', n.nspname::text, concat_ws(' ', n.nspowner::regrole, n.nspacl)
+from pg_namespace as n where n.nspname = 'bank'
+union all
+select 'default rights', concat_ws(' ', d.defaclrole::regrole, d.defaclnamespace::regnamespace, d.defaclobjtype),
+    d.defaclacl::text
+from pg_default_acl as d
+union all
+select 'currency', c.currency, c::text from bank.currency as c
+union all
+select 'error', e.code, e::text from bank.error as e
+union all
+select 'ledger', l.ledger_id::text, l.name from bank.ledger as l
+union all
+select 'installation', i.migration_id, i.sql_digest from bank.installation as i
+"""
+
+_database_numbers = itertools.count(1)
+NewDatabase = Callable[..., str]
+
+
+def connect(database_url: str, role: str | None = None) -> closing[Connection]:
+    connection = psycopg.connect(database_url, autocommit=True, row_factory=dict_row)
+    if role is not None:
+        connection.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
+    return closing(connection)
+
+
+def catalog(database_url: str) -> dict[tuple[str, str], str]:
+    with connect(database_url) as connection:
+        rows = connection.execute(CATALOG).fetchall()
+    found = {(row["kind"], row["name"]): row["definition"] for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def roll_back_to_before(database_url: str, migration_id: str) -> None:
+    """Roll back the migration and all that came after it, newest first."""
+    with get_backend(database_url.replace("postgresql://", "postgresql+psycopg://")) as backend, backend.lock():
+        migrations = read_migrations(str(MIGRATIONS)).filter(lambda migration: migration.id >= migration_id)
+        backend.rollback_migrations(backend.to_rollback(migrations))
+
+
+def post(database_url: str) -> int:
+    """Open an account as bank_app, credit it once, and return its balance."""
+    with connect(database_url, "bank_app") as connection:
+        row = connection.execute("select account_id from bank.open_account('Ada', 'EUR')").fetchone()
+        assert row is not None
+        posted = connection.execute("select * from bank.credit(%s, 100)", [row["account_id"]]).fetchone()
+        assert posted is not None
+        assert violations(connection) == []
+    return int(posted["credit_balance_after_minor"])
+
+
+def databases_of(server: EmbeddedPostgres) -> Iterator[NewDatabase]:
+    names: list[str] = []
+
+    def new_database(owner: str = "postgres") -> str:
+        names.append(f"migrate_{next(_database_numbers)}")
+        with connect(server.conninfo("postgres")) as connection:
+            connection.execute(f"create database {names[-1]} owner {owner}".encode())
+        return names[-1]
+
+    yield new_database
+    with connect(server.conninfo("postgres")) as connection:
+        for name in names:
+            connection.execute(f"drop database {name} with (force)".encode())
+
+
+@pytest.fixture
+def new_database(server: EmbeddedPostgres) -> Iterator[NewDatabase]:
+    """Empty databases on the server of all tests, where the roles may be there already."""
+    yield from databases_of(server)
+
+
+@pytest.fixture
+def empty(server: EmbeddedPostgres, new_database: NewDatabase) -> str:
+    """The URL of an empty database."""
+    return server.conninfo(new_database())
+
+
+@pytest.fixture(scope="module")
+def another_server(server: EmbeddedPostgres) -> Iterator[EmbeddedPostgres]:
+    """A server of this module's own: roles belong to a server, and other tests need theirs."""
+    with tempfile.TemporaryDirectory(prefix="pgteller-test-", dir=server.directory.parent) as directory:
+        Path(directory).chmod(0o755)
+        another = EmbeddedPostgres(Path(directory), pgbin=server.binaries)
+        another.start()
+        try:
+            yield another
+        finally:
+            another.destroy()
+
+
+@pytest.fixture
+def server_without_roles(another_server: EmbeddedPostgres) -> Iterator[EmbeddedPostgres]:
+    """A server on which no bank was ever installed."""
+    yield another_server
+    with connect(another_server.conninfo("postgres")) as connection:
+        for role in (*ROLES, "provider"):
+            connection.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(role)))
+
+
+@pytest.fixture
+def first_database(server_without_roles: EmbeddedPostgres) -> Iterator[NewDatabase]:
+    """Empty databases on a server on which no bank was ever installed."""
+    yield from databases_of(server_without_roles)
+
+
+@pytest.mark.parametrize("migration_id", MIGRATION_IDS)
+def test_a_migration_rolled_back_and_applied_again_leaves_the_same_schema(bank: Bank, migration_id: str) -> None:
+    before = catalog(bank.owner_url)
+    roll_back_to_before(bank.owner_url, migration_id)
+    assert migrate(bank.owner_url) == [each for each in MIGRATION_IDS if each >= migration_id]
+    assert catalog(bank.owner_url) == before
+    assert post(bank.owner_url) == 100
+
+
+def test_rolling_back_the_first_migration_leaves_no_object_behind(empty: str) -> None:
+    def objects() -> list[dict[str, Any]]:
+        with connect(empty) as connection:
+            return connection.execute(
+                """
+                select 'relation' as kind, c.oid::regclass::text as name
+                from pg_class as c inner join pg_namespace as n on c.relnamespace = n.oid
+                where n.nspname not like 'pg\\_%' and n.nspname <> 'information_schema'
+                    and c.relname not like '%yoyo%'
+                union all
+                select 'schema', n.nspname from pg_namespace as n where n.nspname not like 'pg\\_%'
+                union all
+                select 'function', p.oid::regprocedure::text from pg_proc as p where p.oid >= 16384
+                order by 1, 2
+                """
+            ).fetchall()
+
+    before = objects()
+    migrate(empty)
+    assert objects() != before
+    roll_back_to_before(empty, MIGRATION_IDS[0])
+    assert objects() == before
+
+
+def test_a_second_migrate_finds_nothing_pending_and_changes_nothing(empty: str) -> None:
+    assert migrate(empty) == MIGRATION_IDS
+    assert post(empty) == 100
+    before = catalog(empty)
+    assert migrate(empty) == []
+    assert catalog(empty) == before
+    with connect(empty, "bank_app") as connection:
+        assert connection.execute("select balance_minor from bank.balance(2)").fetchall() == [{"balance_minor": 100}]
+        assert violations(connection) == []
+
+
+def test_an_install_notes_what_it_installed(empty: str) -> None:
+    migrate(empty)
+    with connect(empty, "bank_app") as connection:
+        (health,) = connection.execute("select migration_id, sql_digest from bank.health()").fetchall()
+    assert health == {"migration_id": last_migration_id(), "sql_digest": sql_digest()}
+    assert last_migration_id() == MIGRATION_IDS[-1]
+
+
+def test_three_processes_that_migrate_an_empty_database_at_once_all_succeed(empty: str) -> None:
+    running = [
+        subprocess.Popen([sys.executable, "-c", MIGRATE, empty], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    applied = [process.communicate(timeout=60)[0].split() for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert sorted(applied) == [[], [], MIGRATION_IDS]
+    assert post(empty) == 100
+
+
+def test_a_lock_row_that_a_crash_left_behind_does_not_block(empty: str) -> None:
+    migrate(empty)
+    with connect(empty) as connection:
+        connection.execute("insert into yoyo_lock (locked, ctime, pid) values (1, now(), 1)")
+        assert migrate(empty) == []
+        assert connection.execute("select * from yoyo_lock").fetchall() == []
+
+
+def test_a_migrate_waits_for_one_that_is_still_running_although_its_lock_row_is_there(
+    sessions_of_two: tuple[Connection, Connection], empty: str
+) -> None:
+    raise NotImplementedError
