@@ -33,6 +33,7 @@ bank.open_account,
 bank.credit,
 bank.debit,
 bank.transfer,
+bank.post_transfers,
 bank.require_success,
 bank.authenticate,
 bank.health

@@ -14,15 +14,12 @@ create or replace function bank._replay(
 language plpgsql as $$
 declare
     recorded bank.posting := bank.find_transaction(idempotency_key, ledger_id);
-    field text := bank._replay_difference(
+    facts constant jsonb := bank._reuse_facts(
         recorded, transaction_type, debit_account_id, credit_account_id, amount_minor, description, external_id, metadata
     );
 begin
-    if field is not null then
-        perform bank._raise('idempotency_key_reused', jsonb_build_object(
-            'field', field, 'reason', 'differs from the first request with this idempotency_key',
-            'transaction_id', recorded.transaction_id
-        ));
+    if facts is not null then
+        perform bank._raise('idempotency_key_reused', facts);
     end if;
     recorded.replayed := true;
     return recorded;
