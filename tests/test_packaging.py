@@ -360,13 +360,12 @@ def hosted() -> Iterator[EmbeddedPostgres]:
 
 
 def test_an_owner_that_is_no_superuser_can_migrate_serve_and_give_bank_app_a_password(
-    hosted: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+    hosted: EmbeddedPostgres,
 ) -> None:
     with psycopg.connect(hosted.conninfo("postgres"), autocommit=True) as superuser:
         superuser.execute("create role host_owner login createrole password 'of-the-owner'")
         superuser.execute("create database hosted owner host_owner")
     owner_url = hosted.conninfo("hosted", "host_owner", "of-the-owner")
-    monkeypatch.delenv("BANK_APP_PASSWORD", raising=False)
 
     assert migrate(owner_url)[-1] == last_migration_id()
     assert _attributes(owner_url) == (False, False)
@@ -374,12 +373,10 @@ def test_an_owner_that_is_no_superuser_can_migrate_serve_and_give_bank_app_a_pas
     assert installation_fault(owner_url) is None
 
     password = "p'ss w/rd%:@"
-    monkeypatch.setenv("BANK_APP_PASSWORD", password)
-    assert migrate(owner_url) == []
+    assert migrate(owner_url, password) == []
     assert _attributes(owner_url) == (True, False)
     assert installation_fault(hosted.conninfo("hosted", "bank_app", password)) is None
 
-    monkeypatch.delenv("BANK_APP_PASSWORD")
     migrate(owner_url)
     assert installation_fault(hosted.conninfo("hosted", "bank_app", password)) is None
 

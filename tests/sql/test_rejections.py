@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conftest import Connection
-from tests.helpers import Row, call, count, open_account, violations
+from tests.helpers import Row, call, count, open_account, raises, violations
 
 MAX = 2**53 - 1
 SETTLEMENT = 1
@@ -79,10 +79,9 @@ def test_a_rejection_changes_neither_account_nor_writes_an_entry(app: Connection
 def test_require_success_adds_the_facts_of_the_rejection_and_lets_a_success_through(app: Connection) -> None:
     ada, bob = open_account(app, 100), open_account(app)
     query = "select * from bank.require_success(bank.transfer(%s, %s, %s, 'key-1'))"
-    with pytest.raises(Exception, match="posting_rejected") as caught:
+    with raises("TLREJ", "posting_rejected", "posting") as facts:
         app.execute(query, [ada, bob, 101])
-    detail = getattr(caught.value, "diag").message_detail  # noqa: B009
-    for fact in ('"needed_minor": 101', '"available_minor": 100', f'"account_id": {ada}'):
-        assert fact in detail
+    assert (facts["failure_code"], facts["account_id"]) == ("insufficient_funds", ada)
+    assert (facts["needed_minor"], facts["available_minor"]) == (101, 100)
     posted = app.execute(query, [ada, bob, 100]).fetchone()
     assert posted == call(app, "find_transaction", "key-1")
