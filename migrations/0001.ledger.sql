@@ -10,7 +10,12 @@ declare
 begin
     foreach role_name in array array['bank_owner', 'bank_app', 'bank_reader'] loop
         if not exists (select from pg_catalog.pg_roles as r where r.rolname = role_name) then
-            execute format('create role %I nologin', role_name);
+            begin
+                execute format('create role %I nologin', role_name);
+            exception
+                -- An install into another database of this server was faster.
+                when duplicate_object or unique_violation then null;
+            end;
         end if;
     end loop;
     if not pg_has_role(current_user, 'bank_owner', 'member') then

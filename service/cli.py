@@ -95,7 +95,7 @@ def migrate_command(settings: Settings) -> None:
     """
     configured = settings.database_owner_url or settings.database_url
     if configured is not None:
-        applied = migrate(configured)
+        applied = migrate(configured, settings.app_password)
     else:
         bank = LocalBank(settings)
         with bank.running(create=True):

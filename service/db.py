@@ -38,8 +38,9 @@ def make_pool(settings: Settings) -> Pool:
         min_size=1,
         max_size=settings.pool_connections_max,
         timeout=settings.pool_timeout_seconds,
-        # A worker outlives its database: it goes on trying to connect for as long as it lives.
-        reconnect_timeout=10**9,
+        # The pool doubles its pause after each failure to connect. Giving up ends that, and the next request makes a
+        # new beginning: an outage is over within seconds of its end, however long it was.
+        reconnect_timeout=settings.pool_timeout_seconds,
         open=False,
     )
 

@@ -18,7 +18,7 @@ from psycopg import sql
 from service import keys
 from service.config import Settings
 from service.embedded import DirectoryInUseError, EmbeddedPostgres
-from service.migrate import migrate
+from service.migrate import migrate, set_app_password
 from service.owner import OwnerConnection, call, connect
 
 DATABASE = "bank"
@@ -93,15 +93,7 @@ class LocalBank:
     def _set_password(self, connection: psycopg.Connection) -> None:
         if not self.password_file.exists():
             _write_private(self.password_file, secrets.token_urlsafe(24))
-        # Encrypted here, so that no log of the server's can hold the password itself.
-        encrypted = connection.pgconn.encrypt_password(
-            self.password_file.read_bytes(), SERVICE_ROLE.encode(), b"scram-sha-256"
-        )
-        connection.execute(
-            sql.SQL("alter role {} login password {}").format(
-                sql.Identifier(SERVICE_ROLE), sql.Literal(encrypted.decode())
-            )
-        )
+        set_app_password(connection, self.password_file.read_text())
 
     def _development_key(self, owner: OwnerConnection) -> str:
         with suppress(FileNotFoundError):

@@ -5,6 +5,7 @@ when nothing is pending (sql/ may still have changed), it does not retry a hook 
 lock row behind.
 """
 
+import getpass
 import json
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -13,7 +14,6 @@ import psycopg
 from psycopg import sql
 from yoyo import get_backend, read_migrations
 
-from service.config import Settings
 from service.installation import MIGRATIONS, error_catalogue, last_migration_id, sql_digest, sql_files
 
 # Any number that nobody else uses as an advisory lock in the same database.
@@ -24,14 +24,15 @@ _MIGRATION_LOCK = 7_358_835_537
 _CREATOR_IS_NO_MEMBER = 160_000
 
 
-def migrate(database_owner_url: str) -> list[str]:
+def migrate(database_owner_url: str, app_password: str | None = None) -> list[str]:
     """Apply what is pending and load sql/; return the ids of the migrations applied.
 
     database_owner_url: a role that may create roles, or is a member of bank_owner. Concurrent calls wait for each
-    other; a second call finds nothing pending and loads sql/ again, which changes nothing. With BANK_APP_PASSWORD
-    set, bank_app may log in with that password afterwards.
+    other; a second call finds nothing pending and loads sql/ again, which changes nothing.
+    app_password: let bank_app log in with it afterwards.
     """
-    app_password = Settings.from_environment().app_password
+    # yoyo asks for the user's name after it has applied a migration, before it marks it: fail before anything is done.
+    getpass.getuser()
     with psycopg.connect(database_owner_url, autocommit=True) as guard:
         # Held by the session, so a crash releases it. Whoever holds it knows that a lock row of yoyo's is stale.
         guard.execute("select pg_advisory_lock(%s)", [_MIGRATION_LOCK])

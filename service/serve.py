@@ -40,7 +40,7 @@ def serve_configured(settings: Settings, database_url: str) -> NoReturn:
 
     Raises HttpServiceError when the database cannot be reached or is of another version. Migrates nothing.
     """
-    settings = claim_port(replace(settings, database_owner_url=None))
+    settings = claim_port(replace(settings, database_owner_url=None, app_password=None))
     shown = without_password(database_url)
     try:
         fault = installation_fault(database_url)

@@ -1,4 +1,4 @@
-"""The service as it runs in production, gunicorn and all, with handles on its processes that production does not give."""
+"""The service as it runs in production, gunicorn and all, with handles on its processes."""
 
 import contextlib
 import os
@@ -50,8 +50,8 @@ class HttpServer:
         assert self._process is not None, "start it first"
         return self._process
 
-    def start(self) -> None:
-        """Start it and return when it is ready to serve."""
+    def start(self, *, ready: bool = True) -> None:
+        """Start it and return when it is ready to serve, or at once when it is not going to be."""
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 launcher.command_line(gunicorn_command(), when_orphaned=signal.SIGTERM),
@@ -62,7 +62,8 @@ class HttpServer:
                 env=self.settings.to_environment(),
                 start_new_session=True,
             )
-        self.await_ready()
+        if ready:
+            self.await_ready()
 
     def await_ready(self) -> None:
         def ready() -> bool:

@@ -123,6 +123,33 @@ def test_time_never_runs_back_along_an_account_although_the_waiter_began_first(
     assert violations(app) == []
 
 
+def test_time_never_runs_back_along_an_account_although_the_clock_does(app: Connection, owner: Connection) -> None:
+    owner.execute("update bank.account set last_entry_at = '2999-01-01 00:00+00' where account_id = 3")
+    assert posting(app, "transfer(2, 3, 1)")["created_at"].year == 2999
+    # It is contagious, but only along the accounts that the entry is on.
+    assert posting(app, "transfer(2, 4, 1)")["created_at"].year == 2999
+    assert posting(app, "debit(5, 1)")["created_at"].year < 2999
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+def test_a_waiter_whose_snapshot_is_older_than_what_it_waited_for_is_told_to_retry(
+    sessions: Sessions, app: Connection, isolation: str
+) -> None:
+    """It neither decides on a balance that is gone nor replays a row that it cannot see."""
+    for first_call, second_call in (
+        ("debit(2, 1)", "debit(2, 1)"),
+        ("transfer(2, 3, 1, 'k')", "transfer(4, 5, 1, 'k')"),
+    ):
+        first = sessions.holding(f"select bank.{first_call}")
+        session = sessions.idle()
+        session.execute(f"set default_transaction_isolation = '{isolation}'".encode())
+        second = sessions.start(f"select * from bank.{second_call}", on=session)
+        assert second.is_blocked_by(first)
+        first.commit()
+        assert sqlstate_and_code(second.rows)[0] == "40001"
+    assert violations(app) == []
+
+
 def test_calls_composed_in_opposite_orders_deadlock_and_postgresql_aborts_exactly_one(
     sessions: Sessions, app: Connection
 ) -> None:

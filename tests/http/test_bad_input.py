@@ -27,7 +27,7 @@ IDS_REFUSED = [
 ]
 PATH_IDS_REFUSED = [
     *("0", "-1", "+1", "01", "1.0", "1e0", "abc", "1a", "%20", "1%20", "%201", "1%0A", "1%00", "%00", "0x1", "1_0"),
-    *(str(2**63), str(2**70), "9" * 4000, "٣", "１", "NaN", "null", "%FF", "%ED%A0%80", "1,2", "1%2F2"),
+    *(str(2**63), str(2**70), "9" * 4000, "\u0663", "\uff11", "NaN", "null", "%FF", "%ED%A0%80", "1,2", "1%2F2"),
 ]
 
 
@@ -281,9 +281,7 @@ def test_a_deep_value_of_an_unknown_member_is_refused(
 
 
 @pytest.mark.parametrize("route", ROUTES)
-@pytest.mark.parametrize(
-    "member", ["unknown", "Amount_minor", "amount_minor ", "ledger_id", "idempotency_key", "é"]
-)
+@pytest.mark.parametrize("member", ["unknown", "Amount_minor", "amount_minor ", "ledger_id", "idempotency_key", "é"])
 def test_an_unknown_member_is_refused(client: httpx.Client, routes: dict[str, Route], route: str, member: str) -> None:
     assert_names(send(client, routes[route], json.dumps({**routes[route].body, member: 1}).encode()), member)
 
@@ -330,10 +328,10 @@ def test_a_body_over_the_limit_is_refused_whether_or_not_it_says_how_large_it_is
     assert_names(send(client, routes[route], b" " * limit_bytes), "body")
 
 
-def test_a_content_length_over_the_limit_is_refused_before_the_body_comes(service: Service, admin_key: str) -> None:
+def test_a_content_length_over_the_limit_is_refused_before_the_body_has_come(service: Service, admin_key: str) -> None:
     with service.http.connect() as connection:
         lines = ["POST /v1/transfers HTTP/1.1", "Host: x", f"Authorization: Bearer {admin_key}"]
-        lines += ["Content-Type: application/json", f"Content-Length: {10**12}", "", ""]
+        lines += ["Content-Type: application/json", f"Content-Length: {10**12}", "", "{"]
         connection.sendall("\r\n".join(lines).encode())
         assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
 

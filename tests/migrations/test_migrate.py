@@ -4,7 +4,9 @@ import itertools
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -196,6 +198,16 @@ def test_rolling_back_the_first_migration_leaves_no_object_behind(empty: str) ->
     assert objects() == before
 
 
+def test_a_bank_that_has_accounts_cannot_be_rolled_back(bank: Bank) -> None:
+    assert post(bank.owner_url) == 100
+    before = catalog(bank.owner_url)
+    with pytest.raises(psycopg.errors.ForeignKeyViolation):
+        roll_back_to_before(bank.owner_url, MIGRATION_IDS[0])
+    assert catalog(bank.owner_url) == before
+    assert migrate(bank.owner_url) == []
+    assert post(bank.owner_url) == 100
+
+
 def test_a_second_migrate_finds_nothing_pending_and_changes_nothing(empty: str) -> None:
     assert migrate(empty) == MIGRATION_IDS
     assert post(empty) == 100
@@ -234,7 +246,124 @@ def test_a_lock_row_that_a_crash_left_behind_does_not_block(empty: str) -> None:
         assert connection.execute("select * from yoyo_lock").fetchall() == []
 
 
-def test_a_migrate_waits_for_one_that_is_still_running_although_its_lock_row_is_there(
-    sessions_of_two: tuple[Connection, Connection], empty: str
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "drop function bank.health()",
+        "drop view bank.posting cascade",
+        "grant all on all tables in schema bank to bank_app",
+        "grant execute on function bank._post_one to public",
+        "delete from bank.error where code = 'account_not_found'",
+        "insert into bank.error select 'retired', 'TLOLD', 400, 'malformed', '', '', ''",
+        """
+        create or replace function bank.require_success(posting bank.posting) returns bank.posting language sql as
+        'select posting'
+        """,
+    ],
+    ids=lambda damage: " ".join(damage.split()[:5]),
+)
+def test_an_installation_of_an_older_sql_folder_is_brought_to_this_version(bank: Bank, damage: str) -> None:
+    before = catalog(bank.owner_url)
+    with bank.connect("bank_owner") as owner:
+        owner.execute(damage.encode())
+        owner.execute("update bank.installation set sql_digest = 'of an older version'")
+    assert catalog(bank.owner_url) != before
+    assert migrate(bank.owner_url) == []
+    assert catalog(bank.owner_url) == before
+    assert post(bank.owner_url) == 100
+
+
+def test_an_install_that_fails_while_loading_sql_leaves_the_old_functions_and_can_be_repeated(bank: Bank) -> None:
+    before = catalog(bank.owner_url)
+    with bank.connect("postgres") as superuser:
+        # `create or replace view` refuses to rename a column.
+        superuser.execute("alter view bank.account_balance rename column currency to currency_code")
+        damaged = catalog(bank.owner_url)
+        with pytest.raises(psycopg.Error) as raised:
+            migrate(bank.owner_url)
+        assert any("account_balance.sql" in note for note in raised.value.__notes__)
+        assert catalog(bank.owner_url) == damaged
+        superuser.execute("alter view bank.account_balance rename column currency_code to currency")
+    assert migrate(bank.owner_url) == []
+    assert catalog(bank.owner_url) == before
+
+
+def test_a_role_that_owns_the_database_and_may_create_roles_installs_without_being_superuser(
+    server_without_roles: EmbeddedPostgres, first_database: NewDatabase
 ) -> None:
-    raise NotImplementedError
+    with connect(server_without_roles.conninfo("postgres")) as superuser:
+        superuser.execute("create role provider login createrole password 'secret'")
+    provider_url = server_without_roles.conninfo(first_database("provider"), "provider", "secret")
+    assert migrate(provider_url) == MIGRATION_IDS
+    assert post(provider_url) == 100
+    before = catalog(provider_url)
+    assert migrate(provider_url) == []
+    assert catalog(provider_url) == before
+    assert post(provider_url) == 100
+
+
+def test_a_role_that_is_no_superuser_installs_into_its_second_database_too(
+    server_without_roles: EmbeddedPostgres, first_database: NewDatabase
+) -> None:
+    with connect(server_without_roles.conninfo("postgres")) as superuser:
+        superuser.execute("create role provider login createrole password 'secret'")
+    for _ in range(2):
+        provider_url = server_without_roles.conninfo(first_database("provider"), "provider", "secret")
+        assert migrate(provider_url) == MIGRATION_IDS
+        assert post(provider_url) == 100
+
+
+def test_a_role_that_is_no_superuser_can_roll_back_what_it_installed(
+    server_without_roles: EmbeddedPostgres, first_database: NewDatabase
+) -> None:
+    with connect(server_without_roles.conninfo("postgres")) as superuser:
+        superuser.execute("create role provider login createrole password 'secret'")
+    provider_url = server_without_roles.conninfo(first_database("provider"), "provider", "secret")
+    migrate(provider_url)
+    before = catalog(provider_url)
+    roll_back_to_before(provider_url, MIGRATION_IDS[0])
+    assert migrate(provider_url) == MIGRATION_IDS
+    assert catalog(provider_url) == before
+
+
+def test_installs_into_two_databases_of_one_server_do_not_disturb_each_other(
+    server: EmbeddedPostgres, new_database: NewDatabase
+) -> None:
+    first, second = (server.conninfo(new_database()) for _ in range(2))
+    assert migrate(first) == MIGRATION_IDS
+    assert post(first) == 100
+    before = catalog(first)
+    assert migrate(second) == MIGRATION_IDS
+    assert catalog(first) == catalog(second) == before
+    roll_back_to_before(second, MIGRATION_IDS[0])
+    assert catalog(first) == before
+    assert post(first) == 100
+    assert migrate(second) == MIGRATION_IDS
+    with connect(second, "bank_reader") as connection:
+        assert connection.execute("select * from bank.posting").fetchall() == []
+
+
+def test_first_installs_into_two_databases_of_one_server_at_once_both_succeed(
+    server_without_roles: EmbeddedPostgres, first_database: NewDatabase
+) -> None:
+    """The other install is one that has made its roles and has not committed yet."""
+    url = server_without_roles.conninfo(first_database())
+    with (
+        psycopg.connect(server_without_roles.conninfo("postgres")) as other,
+        ThreadPoolExecutor(1) as executor,
+        connect(server_without_roles.conninfo("postgres")) as observer,
+    ):
+        for role in ROLES:
+            other.execute(sql.SQL("create role {} nologin").format(sql.Identifier(role)))
+        migrating = executor.submit(migrate, url)
+        deadline = time.monotonic() + 10
+        waiters: list[dict[str, Any]] = []
+        while not waiters and not migrating.done() and time.monotonic() < deadline:
+            waiters = observer.execute(
+                "select pid from pg_stat_activity where %s = any(pg_blocking_pids(pid))", [other.info.backend_pid]
+            ).fetchall()
+            time.sleep(0.005)
+        other.commit()
+        assert waiters
+        assert migrating.result(10) == MIGRATION_IDS
+    assert post(url) == 100

@@ -39,7 +39,7 @@ def test_the_first_account_of_a_currency_opens_its_settlement_account_once(app: 
     assert [row["currency"] for row in rows] == ["EUR", "JPY"]
 
 
-@pytest.mark.parametrize("name", [None, "", "   ", "x" * 101])
+@pytest.mark.parametrize("name", [None, "", "   ", "\u3000\u00a0", "x" * 101])
 def test_a_missing_blank_or_overlong_holder_name_is_refused(app: Connection, name: str | None) -> None:
     with raises("TLARG", "invalid_argument", "holder_name"):
         call(app, "open_account", name, "EUR")

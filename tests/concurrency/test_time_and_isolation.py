@@ -1,0 +1,61 @@
+"""What a posting is stamped with when it waited or the clock stepped back, and callers with a frozen snapshot."""
+
+import psycopg
+import pytest
+
+from tests.concurrency.conftest import Sessions, posting
+from tests.conftest import Connection
+from tests.helpers import balance_of, violations
+
+pytestmark = pytest.mark.usefixtures("accounts")
+
+
+def test_a_waiter_is_stamped_after_all_that_it_waited_for(sessions: Sessions, app: Connection) -> None:
+    """The holder posts once more while the waiter's statement, begun earlier, waits."""
+    holder = sessions.holding("select bank.transfer(2, 3, 1)")
+    waiter = sessions.start("select * from bank.transfer(3, 2, 1)")
+    assert waiter.is_blocked_by(holder)
+    last = posting(holder, "transfer(2, 3, 1)")
+    holder.commit()
+    assert waiter.row()["created_at"] > last["created_at"]
+    assert violations(app) == []
+
+
+@pytest.mark.parametrize("ahead", [2, 3])
+def test_a_posting_is_not_stamped_before_the_last_entry_of_either_account_when_the_clock_steps_back(
+    app: Connection, owner: Connection, ahead: int
+) -> None:
+    """The past of the account is moved into the future, which is what a clock that stepped back makes of it."""
+    later = "clock_timestamp() + interval '1 hour'"
+    (row,) = owner.execute(
+        f"update bank.account set last_entry_at = {later} where account_id = %s returning last_entry_at".encode(),
+        [ahead],
+    ).fetchall()
+    assert posting(app, "transfer(2, 3, 1)")["created_at"] == row["last_entry_at"]
+    assert posting(app, "transfer(3, 2, 1)")["created_at"] >= row["last_entry_at"]
+    assert violations(app) == []
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+@pytest.mark.parametrize(
+    ("meanwhile", "call"),
+    [
+        ("debit(2, 10000)", "debit(2, 10000)"),
+        ("transfer(2, 3, 1, 'k')", "transfer(2, 3, 1, 'k')"),
+        ("transfer(2, 3, 1, 'k')", "transfer(4, 5, 1, 'k')"),
+    ],
+    ids=["the same account", "the same key", "the same key on other accounts"],
+)
+def test_a_caller_whose_snapshot_is_too_old_is_told_to_retry_and_posts_nothing(
+    sessions: Sessions, app: Connection, level: str, meanwhile: str, call: str
+) -> None:
+    caller = sessions.idle(autocommit=False)
+    caller.execute(f"set transaction isolation level {level}".encode())
+    assert balance_of(caller, 2) == 10000
+    posting(app, meanwhile)
+    before = [balance_of(app, account_id) for account_id in (2, 3, 4, 5)]
+    with pytest.raises(psycopg.errors.SerializationFailure):
+        posting(caller, call)
+    caller.rollback()
+    assert [balance_of(app, account_id) for account_id in (2, 3, 4, 5)] == before
+    assert violations(app) == []

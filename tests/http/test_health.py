@@ -1,0 +1,101 @@
+"""Liveness is about the process, readiness about what it needs."""
+
+from collections.abc import Iterator
+
+import httpx
+import psycopg
+import pytest
+from psycopg import sql
+
+from service.config import Settings
+from service.db import make_pool
+from tests.conftest import Bank
+from tests.http.conftest import Service, new_key, open_account, problem_of
+from tests.http_server import HttpServer, create_key, wait_for
+
+
+@pytest.fixture
+def own_http(bank: Bank) -> Iterator[HttpServer]:
+    """A service on a bank of the test's own."""
+    http = HttpServer(bank.app_url, workers=1, pool_timeout_seconds=1)
+    try:
+        http.start()
+        yield http
+    finally:
+        http.stop()
+
+
+def test_a_service_with_its_database_is_live_and_ready(service: Service) -> None:
+    with service.http.client() as client:
+        live, ready = client.get("/health/live"), client.get("/health/ready")
+    assert (live.status_code, live.json()) == (200, {"status": "live"})
+    checks = {"database": "ok", "migrations": "ok", "sql": "ok"}
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "checks": checks})
+
+
+@pytest.mark.parametrize(("column", "check"), [("sql_digest", "sql"), ("migration_id", "migrations")])
+def test_a_database_of_another_version_is_not_ready_until_it_is_migrated(
+    bank: Bank, own_http: HttpServer, column: str, check: str
+) -> None:
+    with bank.connect("bank_owner") as owner, own_http.client() as client:
+        update = sql.SQL("update bank.installation set {0} = {1}")
+        owner.execute(update.format(sql.Identifier(column), sql.SQL("{} || 'x'").format(sql.Identifier(column))))
+        answer = client.get("/health/ready")
+        assert answer.status_code == 503
+        assert answer.json()["status"] == "not ready"
+        faults = {name: state for name, state in answer.json()["checks"].items() if state != "ok"}
+        assert faults == {check: "run `pgteller migrate`"}
+        assert client.get("/health/live").status_code == 200
+
+        owner.execute(update.format(sql.Identifier(column), sql.SQL("rtrim({}, 'x')").format(sql.Identifier(column))))
+        assert client.get("/health/ready").status_code == 200
+
+
+def test_a_service_without_its_database_says_so_and_recovers_by_itself(bank: Bank, own_http: HttpServer) -> None:
+    key, _ = create_key(bank)
+    database = sql.Identifier(bank.dbname)
+    with (
+        psycopg.connect(bank.server.conninfo("postgres"), autocommit=True) as postgres,
+        own_http.client(key) as client,
+    ):
+        account_id = open_account(client)
+        path, body, headers = f"/v1/accounts/{account_id}/credit", {"amount_minor": 5}, new_key()
+        postgres.execute(sql.SQL("alter database {} allow_connections false").format(database))
+        try:
+            query = "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s"
+            postgres.execute(query, [bank.dbname])
+            answer = client.get("/health/ready")
+            assert answer.status_code == 503
+            assert answer.json()["checks"]["database"].startswith("not reachable or not migrated: ")
+            assert client.get("/health/live").status_code == 200
+            refused = client.post(path, json=body, headers=headers)
+            problem_of(refused, 503, refused.json()["code"])
+            assert refused.json()["code"] in ("database_unavailable", "outcome_unknown")
+            assert refused.headers["Retry-After"] == "1"
+        finally:
+            postgres.execute(sql.SQL("alter database {} allow_connections true").format(database))
+        wait_for(lambda: client.get("/health/ready").status_code == 200, "the service is ready again", 10)
+        assert client.post(path, json=body, headers=headers).status_code == 201
+
+
+def test_the_search_for_the_database_never_pauses_longer_than_a_request_waits() -> None:
+    """psycopg_pool doubles its pause without limit: after an outage of an hour it would sleep for another."""
+    settings = Settings(database_url="postgresql://nowhere")
+    assert make_pool(settings).reconnect_timeout <= settings.pool_timeout_seconds
+
+
+def test_a_service_starts_without_its_database(bank: Bank) -> None:
+    http = HttpServer(bank.app_url.replace(bank.dbname, "no_such_database"), workers=1, pool_timeout_seconds=1)
+    try:
+        http.start(ready=False)
+
+        def live() -> bool:
+            try:
+                return httpx.get(f"{http.url}/health/live").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        wait_for(live, "the service is live")
+        assert httpx.get(f"{http.url}/health/ready").status_code == 503
+    finally:
+        http.stop()

@@ -1,0 +1,114 @@
+"""Every answer that is not a success is a problem (RFC 9457) with a code of the catalogue."""
+
+import re
+
+import httpx
+import pytest
+
+from tests.conftest import Bank
+from tests.http.conftest import Service, new_key, open_account, problem_of
+from tests.http_server import HttpServer, create_key
+
+SECRET = "secret of the database"
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v1/", "/v2/accounts", "/v1/nothing", "/v1/transfers/", "/v1/accounts/1/x"]
+)
+def test_a_path_that_is_not_there_is_not_found(client: httpx.Client, path: str) -> None:
+    problem_of(client.get(path), 404, "not_found")
+    problem_of(client.post(path, json={}, headers=new_key()), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/accounts", "POST"),
+        ("/v1/accounts/1", "GET"),
+        ("/v1/accounts/1/balance", "GET"),
+        ("/v1/accounts/1/entries", "GET"),
+        ("/v1/accounts/1/credit", "POST"),
+        ("/v1/accounts/1/debit", "POST"),
+        ("/v1/transfers", "POST"),
+        ("/v1/transactions", "GET"),
+        ("/v1/transactions/1", "GET"),
+        ("/health/live", "GET"),
+        ("/health/ready", "GET"),
+    ],
+)
+def test_a_method_that_a_path_does_not_have_is_answered_with_those_that_it_has(
+    client: httpx.Client, path: str, allowed: str
+) -> None:
+    for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND"} - {allowed}:
+        answer = client.request(method, path)
+        problem_of(answer, 405, "method_not_allowed")
+        assert set(answer.headers["Allow"].split(", ")) == {allowed, "OPTIONS"}
+
+
+@pytest.mark.parametrize("request_id", ["a", "0-9_a.Z:z", "x" * 128])
+def test_a_request_id_comes_back(client: httpx.Client, request_id: str) -> None:
+    headers = {"X-Request-ID": request_id}
+    for answer in (client.get("/health/live", headers=headers), client.get("/v1/nothing", headers=headers)):
+        assert answer.headers["X-Request-ID"] == request_id
+
+
+@pytest.mark.parametrize("request_id", [b"", b"x" * 129, b"a b", b"a\tb", "é".encode(), b'a"b', b"{}"])
+def test_a_request_without_a_good_id_gets_one(client: httpx.Client, request_id: bytes) -> None:
+    given = [
+        client.get("/health/live", headers={b"X-Request-ID": request_id}).headers["X-Request-ID"] for _ in range(2)
+    ]
+    assert all(re.fullmatch("[0-9a-f]{32}", each) for each in given)
+    assert given[0] != given[1]
+
+
+def test_what_goes_wrong_inside_is_in_the_log_and_not_in_the_answer(bank: Bank) -> None:
+    key, _ = create_key(bank)
+    http = HttpServer(bank.app_url, workers=1)
+    try:
+        http.start()
+        with bank.connect("bank_owner") as owner, http.client(key) as client:
+            account_id = open_account(client)
+            owner.execute(f"""
+                create or replace function bank.balance(account_id bigint, ledger_id bigint default 1)
+                returns bank.account_balance language plpgsql
+                as $$ begin raise exception '{SECRET}' using detail = '{SECRET}', hint = '{SECRET}'; end $$
+            """)
+            answer = client.get(f"/v1/accounts/{account_id}/balance", headers={"X-Request-ID": "the-failed-one"})
+            problem_of(answer, 500, "internal_error")
+            assert SECRET not in answer.text
+            assert SECRET not in str(answer.headers)
+            assert "the-failed-one" in http.log()
+            assert SECRET in http.log()
+
+            # The worker goes on.
+            assert client.get(f"/v1/accounts/{account_id}").status_code == 200
+    finally:
+        http.stop()
+
+
+def test_a_wait_for_a_lock_that_takes_too_long_posts_nothing_and_says_so(bank: Bank) -> None:
+    key, _ = create_key(bank)
+    http = HttpServer(bank.app_url, workers=1, statement_timeout_seconds=1)
+    try:
+        http.start()
+        with bank.connect("bank_owner", autocommit=False) as owner, http.client(key) as client:
+            account_id = open_account(client)
+            path, body, headers = f"/v1/accounts/{account_id}/credit", {"amount_minor": 5}, new_key()
+            owner.execute("select from bank.account where account_id = %s for update", [account_id])
+            answer = client.post(path, json=body, headers=headers)
+            problem_of(answer, 503, "timed_out")
+            assert answer.headers["Retry-After"] == "1"
+            owner.rollback()
+            assert client.post(path, json=body, headers=headers).status_code == 201
+    finally:
+        http.stop()
+
+
+def test_options_names_the_methods(client: httpx.Client) -> None:
+    answer = client.options("/v1/transfers")
+    assert answer.status_code == 200
+    assert answer.headers["Allow"] == "POST"
+
+
+def test_the_log_of_the_shared_service_has_no_surprises(service: Service) -> None:
+    assert "internal_error" not in service.http.log()

@@ -1,0 +1,77 @@
+"""Two ledgers with the same keys and names: no function reaches across."""
+
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.conftest import Connection
+from tests.helpers import Row, call, call_all, open_account, raises, violations
+
+
+@pytest.fixture
+def other(owner: Connection) -> int:
+    """A second ledger."""
+    ledger_id: int = call(owner, "create_ledger", "Other")["ledger_id"]
+    return ledger_id
+
+
+def test_a_ledger_needs_a_name(owner: Connection) -> None:
+    for name in (None, "", " "):
+        with pytest.raises(psycopg.IntegrityError):
+            call(owner, "create_ledger", name)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "field"),
+    [
+        ("account", ["theirs"], "account_id"),
+        ("balance", ["theirs"], "account_id"),
+        ("statement", ["theirs"], "account_id"),
+        ("credit", ["theirs", 1], "account_id"),
+        ("debit", ["theirs", 1], "account_id"),
+        ("debit", ["ours", 1, "theirs"], "beneficiary_account_id"),
+        ("debit", ["theirs", 1, "ours"], "account_id"),
+        ("transfer", ["theirs", "ours", 1], "debit_account_id"),
+        ("transfer", ["ours", "theirs", 1], "credit_account_id"),
+    ],
+)
+def test_an_account_of_another_ledger_is_not_found(
+    app: Connection, other: int, function: str, arguments: list[str | int], field: str
+) -> None:
+    ids = {"ours": open_account(app, 100), "theirs": open_account(app, 100, ledger_id=other)}
+    with raises("TLACC", "account_not_found", field) as facts:
+        call_all(app, function, *[ids.get(str(argument), argument) for argument in arguments])
+    assert facts["account_id"] == ids["theirs"]
+    assert violations(app) == []
+
+
+def test_a_transaction_of_another_ledger_is_not_found(app: Connection, other: int) -> None:
+    theirs = call(app, "credit", open_account(app, ledger_id=other), 1, "k", ledger_id=other)
+    with raises("TLTXN", "transaction_not_found", "transaction_id"):
+        call(app, "get_transaction", theirs["transaction_id"])
+    with raises("TLTXN", "transaction_not_found", "idempotency_key"):
+        call(app, "find_transaction", "k")
+    assert call(app, "get_transaction", theirs["transaction_id"], other) == theirs
+    assert call(app, "find_transaction", "k", other) == theirs
+
+
+def test_each_ledger_credits_from_its_own_settlement_account(app: Connection, other: int) -> None:
+    def credit(ledger_id: int, amount_minor: int) -> Row:
+        return call(app, "credit", open_account(app, ledger_id=ledger_id), amount_minor, ledger_id=ledger_id)
+
+    ours, theirs = credit(1, 5), credit(other, 7)
+    assert ours["debit_account_id"] != theirs["debit_account_id"]
+    assert (ours["debit_balance_after_minor"], theirs["debit_balance_after_minor"]) == (-5, -7)
+    assert (ours["ledger_id"], theirs["ledger_id"]) == (1, other)
+
+
+def test_verify_looks_at_one_ledger_or_at_all(app: Connection, owner: Connection, other: int) -> None:
+    theirs = open_account(app, 100, ledger_id=other)
+    owner.execute("update bank.account set version = 9 where account_id = %s", [theirs])
+
+    def found(ledger_id: int | None) -> list[Any]:
+        return [(row["ledger_id"], row["account_id"]) for row in call_all(app, "verify", ledger_id)]
+
+    assert (found(1), found(other), found(None)) == ([], [(other, theirs)], [(other, theirs)])
+    assert found(99) == []
