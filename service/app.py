@@ -8,6 +8,8 @@ import falcon.asgi
 
 from service.accounts import Account, Balance, OpenAccount
 from service.auth import Authentication
+from service.batches import TransferBatch
+from service.coalescer import Coalescer
 from service.config import Settings
 from service.db import Pool
 from service.errors import add_handlers
@@ -21,7 +23,8 @@ App = falcon.asgi.App[Any, Any]
 
 def create_app(pool: Pool, settings: Settings) -> App:
     """Return the ASGI application over this pool, which it opens and closes with the server."""
-    app: App = falcon.asgi.App(middleware=[Lifecycle(pool, settings), Authentication(pool, settings)])
+    coalescer = Coalescer(pool, settings)
+    app: App = falcon.asgi.App(middleware=[Lifecycle(pool, coalescer, settings), Authentication(pool, settings)])
     app.req_options.auto_parse_qs_csv = False
     app.req_options.keep_blank_qs_values = True
 
@@ -29,9 +32,10 @@ def create_app(pool: Pool, settings: Settings) -> App:
     app.add_route("/v1/accounts/{account_id}", Account(pool))
     app.add_route("/v1/accounts/{account_id}/balance", Balance(pool))
     app.add_route("/v1/accounts/{account_id}/entries", Statement(pool))
-    app.add_route("/v1/accounts/{account_id}/credit", Credit(pool))
-    app.add_route("/v1/accounts/{account_id}/debit", Debit(pool))
-    app.add_route("/v1/transfers", Transfer(pool))
+    app.add_route("/v1/accounts/{account_id}/credit", Credit(coalescer))
+    app.add_route("/v1/accounts/{account_id}/debit", Debit(coalescer))
+    app.add_route("/v1/transfers", Transfer(coalescer))
+    app.add_route("/v1/transfers/batch", TransferBatch(pool))
     app.add_route("/v1/transactions", FindTransaction(pool))
     app.add_route("/v1/transactions/{transaction_id}", GetTransaction(pool))
     app.add_route("/health/live", Live())
@@ -46,8 +50,9 @@ class Lifecycle:
 
     _REQUEST_ID = re.compile(r"[\w.:-]{1,128}\Z", re.ASCII)
 
-    def __init__(self, pool: Pool, settings: Settings) -> None:
+    def __init__(self, pool: Pool, coalescer: Coalescer, settings: Settings) -> None:
         self._pool = pool
+        self._coalescer = coalescer
         self._body_bytes_max = settings.body_bytes_max
 
     async def process_startup(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
@@ -56,6 +61,7 @@ class Lifecycle:
 
     async def process_shutdown(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
         """Close the pool after the last request."""
+        await self._coalescer.drain()
         await self._pool.close()
 
     async def process_request(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:

@@ -30,11 +30,15 @@ class Settings:
     """How long a request waits for a connection before it is answered with 503."""
     statement_timeout_seconds: int = 15
     """How long one call may take in the database, waits for locks included."""
-    body_bytes_max: int = 1_048_576
+    body_bytes_max: int = 4_194_304
     key_cache_seconds: int = 1
     """How long a worker trusts an API key that it has looked up; a revoked key is refused after that."""
     graceful_timeout_seconds: int = 20
     """How long requests in flight may take to finish when the service stops."""
+    coalescer_flushes_max: int = 2
+    """How many calls a worker has in flight for waiting postings; 0 sends each posting by itself."""
+    coalescer_queue_max: int = 10_000
+    """How many postings may wait in a worker before more are answered with 503."""
     log_level: str = "info"
 
     @classmethod
@@ -72,6 +76,8 @@ VARIABLES = {
     "body_bytes_max": "BODY_BYTES_MAX",
     "key_cache_seconds": "KEY_CACHE_SECONDS",
     "graceful_timeout_seconds": "GRACEFUL_TIMEOUT_SECONDS",
+    "coalescer_flushes_max": "COALESCER_FLUSHES_MAX",
+    "coalescer_queue_max": "COALESCER_QUEUE_MAX",
     "log_level": "LOG_LEVEL",
 }
 
@@ -103,4 +109,6 @@ _CONVERTERS: dict[str, Callable[[str], object]] = {
     "body_bytes_max": _count,
     "key_cache_seconds": _count,
     "graceful_timeout_seconds": _count,
+    "coalescer_flushes_max": _count,
+    "coalescer_queue_max": _count,
 }

@@ -46,9 +46,9 @@ def invalid(field: str, reason: str) -> Problem:
 def from_validation(error: msgspec.ValidationError) -> Problem:
     """Name the field that msgspec objects to. It gives no structure, only a sentence that quotes the path."""
     sentence = str(error)
-    match = _FIELD.search(sentence)
-    field = (match["path"] or match["name"]) if match else None
-    return invalid(field or "body", sentence.partition(" - at ")[0])
+    parts = [part for found in _FIELD.finditer(sentence) for part in (found["path"], found["name"]) if part]
+    # The name stands before the path that leads to it.
+    return invalid(".".join(reversed(parts)) or "body", sentence.partition(" - at ")[0])
 
 
 def from_outcome(code: str, facts: dict[str, Any], **members: Any) -> Problem:

@@ -1,11 +1,9 @@
 """Moving money: credit, debit and transfer."""
 
-from typing import Any
-
 import falcon.asgi
 import msgspec
 
-from service.db import Pool, call
+from service.coalescer import Coalescer, Item
 from service.requests import AccountId, AmountMinor, Request, Text, read_body, read_id, read_idempotency_key
 from service.responses import answer_posting
 
@@ -45,17 +43,31 @@ class Posting:
 
     scope = "transactions:write"
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, coalescer: Coalescer) -> None:
+        self._coalescer = coalescer
 
     async def post(
-        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, function: str, arguments: dict[str, Any]
+        self,
+        req: falcon.asgi.Request,
+        resp: falcon.asgi.Response,
+        body: CreditRequest | DebitRequest | TransferRequest,
+        transaction_type: str,
+        *,
+        debit_account_id: int | None,
+        credit_account_id: int | None,
     ) -> None:
-        """Call the posting function and answer with its outcome."""
-        key = read_idempotency_key(req)
-        ledger_id = req.context.principal.ledger_id
-        [posting] = await call(self._pool, function, **arguments, idempotency_key=key, ledger_id=ledger_id)
-        answer_posting(resp, posting)
+        """Post, together with what waits at the same moment, and answer with the outcome."""
+        item = Item(
+            transaction_type=transaction_type,
+            debit_account_id=debit_account_id,
+            credit_account_id=credit_account_id,
+            amount_minor=body.amount_minor,
+            idempotency_key=read_idempotency_key(req),
+            description=body.description,
+            external_id=body.external_id,
+            metadata=bytes(body.metadata).decode(),
+        )
+        answer_posting(resp, await self._coalescer.post(req.context.principal.ledger_id, item))
 
 
 class Credit(Posting):
@@ -65,7 +77,7 @@ class Credit(Posting):
         """Credit the account."""
         number = read_id(account_id, "account_id")
         body = await read_body(req, CreditRequest)
-        await self.post(req, resp, "credit", {"account_id": number, **body.arguments()})
+        await self.post(req, resp, body, "credit", debit_account_id=None, credit_account_id=number)
 
 
 class Debit(Posting):
@@ -75,7 +87,9 @@ class Debit(Posting):
         """Debit the account."""
         number = read_id(account_id, "account_id")
         body = await read_body(req, DebitRequest)
-        await self.post(req, resp, "debit", {"account_id": number, **body.arguments()})
+        await self.post(
+            req, resp, body, "debit", debit_account_id=number, credit_account_id=body.beneficiary_account_id
+        )
 
 
 class Transfer(Posting):
@@ -84,4 +98,5 @@ class Transfer(Posting):
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Move money from one account to another."""
         body = await read_body(req, TransferRequest)
-        await self.post(req, resp, "transfer", body.arguments())
+        sides = {"debit_account_id": body.debit_account_id, "credit_account_id": body.credit_account_id}
+        await self.post(req, resp, body, "transfer", **sides)

@@ -22,10 +22,9 @@ def answer_posting(resp: falcon.asgi.Response, posting: dict[str, Any]) -> None:
     if posting["replayed"]:
         resp.set_header("Idempotent-Replayed", "true")
     if posting["failure_code"] is not None:
-        raise from_outcome(
-            posting["failure_code"],
-            msgspec.json.decode(posting["failure_detail"]),
-            transaction_id=posting["transaction_id"],
-        )
+        facts = msgspec.json.decode(posting["failure_detail"])
+        if posting["transaction_id"] is not None:  # else it was refused, and nothing is recorded
+            facts["transaction_id"] = posting["transaction_id"]
+        raise from_outcome(posting["failure_code"], facts)
     status = falcon.HTTP_200 if posting["replayed"] else falcon.HTTP_201
     answer(resp, posting, status, location=f"/v1/transactions/{posting['transaction_id']}")

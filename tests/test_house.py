@@ -90,6 +90,7 @@ def test_every_error_that_sql_raises_or_records_is_in_the_catalogue_and_the_othe
         used.update(re.findall(r"_raise\(\s*'(\w+)'", code))
         for pair in re.findall(r"then '(invalid_argument)' else '(\w+)'", code):
             used.update(pair)
+        used.update(re.findall(r"failure_codes\[i\] := '(\w+)'", code))
         if path.stem == "_rejection":
             used.update(re.findall(r"then '(\w+)'", code))
     assert used == {code for code, facts in error_catalogue().items() if facts["kind"] != "service"}
@@ -141,12 +142,13 @@ def test_request_fields_are_named_as_the_arguments(
 def test_every_public_function_for_callers_has_a_route() -> None:
     routes = inspect.getsource(app)
     documented = {"Account": "account", "OpenAccount": "open_account", "GetTransaction": "get_transaction"}
-    documented |= {"FindTransaction": "find_transaction", "Ready": "health"}
+    documented |= {"TransferBatch": "post_transfers", "FindTransaction": "find_transaction", "Ready": "health"}
     resources = set(re.findall(r"add_route\(\"[^\"]+\", (\w+)\(", routes)) - {"Live"}
     functions = {documented.get(resource, resource.lower()) for resource in resources}
     # For SQL callers and the service's own use.
     assert functions == {path.stem for path in (SQL / "api").glob("*.sql")} - {
         "authenticate",
+        "post",
         "require_success",
         "verify",
     }

@@ -43,4 +43,4 @@ begin
 end
 $$;
 
-comment on function bank.post is 'Many credits, debits and transfers in one call, independent of each other or all or none';
+comment on function bank.post is 'Many credits, debits and transfers in one call, independent or all or none';

@@ -1,0 +1,70 @@
+"""Many transfers in one request."""
+
+from typing import Annotated
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from service.db import Pool, call
+from service.errors import from_outcome
+from service.requests import AccountId, AmountMinor, Request, Text, read_body, read_idempotency_key
+from service.responses import answer
+
+
+class BatchItem(Request, frozen=True):
+    """One transfer: an element of each array of bank.post_transfers."""
+
+    debit_account_id: AccountId
+    credit_account_id: AccountId
+    amount_minor: AmountMinor
+    idempotency_key: Text | None = None
+    description: Text | None = None
+
+
+class TransferBatchRequest(Request, frozen=True):
+    """The transfers in order, and whether they stand or fall together."""
+
+    transfers: Annotated[list[BatchItem], msgspec.Meta(min_length=1, max_length=10_000)]
+    atomic: bool = False
+
+
+class TransferBatch:
+    """POST /v1/transfers/batch: bank.post_transfers."""
+
+    scope = "transactions:write"
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """Answer with an outcome for each transfer, in order; an item without a key has the header's and its number."""
+        key = read_idempotency_key(req)
+        body = await read_body(req, TransferBatchRequest)
+        items = body.transfers
+        rows = await call(
+            self._pool,
+            "post_transfers",
+            debit_account_ids=[item.debit_account_id for item in items],
+            credit_account_ids=[item.credit_account_id for item in items],
+            amounts_minor=[item.amount_minor for item in items],
+            idempotency_keys=[item.idempotency_key or f"{key}:{number}" for number, item in enumerate(items, 1)],
+            descriptions=[item.description for item in items],
+            atomic=body.atomic,
+            ledger_id=req.context.principal.ledger_id,
+        )
+        if body.atomic:
+            _raise_if_stopped(rows)
+        answer(resp, {"transfers": rows})
+
+
+def _raise_if_stopped(rows: list[dict[str, object]]) -> None:
+    """Answer a batch of which nothing was posted with the error of the item that stopped it."""
+    for number, row in enumerate(rows, 1):
+        if row["failure_code"] not in (None, "batch_aborted"):
+            facts = msgspec.json.decode(bytes(row["failure_detail"]))  # type: ignore[call-overload]
+            raise from_outcome(str(row["failure_code"]), {**facts, "stopped_by": number, **_recorded(row)})
+
+
+def _recorded(row: dict[str, object]) -> dict[str, object]:
+    return {} if row["transaction_id"] is None else {"transaction_id": row["transaction_id"]}

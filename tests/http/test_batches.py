@@ -1,0 +1,72 @@
+"""Many transfers in one request: outcomes in order, all or none, keys."""
+
+import uuid
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.http.conftest import balance_of, open_account, problem_of
+
+
+def post(
+    client: httpx.Client, transfers: list[dict[str, Any]], *, key: str = "", atomic: bool = False
+) -> httpx.Response:
+    headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+    return client.post("/v1/transfers/batch", json={"transfers": transfers, "atomic": atomic}, headers=headers)
+
+
+def item(debit: int, credit: int, amount_minor: int, **members: Any) -> dict[str, Any]:
+    return {"debit_account_id": debit, "credit_account_id": credit, "amount_minor": amount_minor, **members}
+
+
+def test_each_transfer_has_its_outcome_in_order(client: httpx.Client) -> None:
+    ada, bob = open_account(client, balance_minor=100), open_account(client)
+    answer = post(client, [item(ada, bob, 60), item(ada, bob, 60), item(ada, 10**12, 1), item(bob, ada, 5)])
+    assert answer.status_code == 200
+    rows = answer.json()["transfers"]
+    assert [row["failure_code"] for row in rows] == [None, "insufficient_funds", "account_not_found", None]
+    assert [row["transaction_id"] is None for row in rows] == [False, False, True, False]
+    assert (balance_of(client, ada), balance_of(client, bob)) == (45, 55)
+
+
+def test_a_retry_of_the_request_posts_nothing(client: httpx.Client) -> None:
+    ada, bob = open_account(client, balance_minor=100), open_account(client)
+    batch = [item(ada, bob, 10), item(ada, bob, 10, idempotency_key=uuid.uuid4().hex)]
+    key = uuid.uuid4().hex
+    first = post(client, batch, key=key).json()["transfers"]
+    again = post(client, batch, key=key).json()["transfers"]
+    assert again == [{**row, "replayed": True} for row in first]
+    assert balance_of(client, bob) == 20
+
+
+def test_an_atomic_batch_answers_with_the_error_of_the_item_that_stopped_it(client: httpx.Client) -> None:
+    ada, bob = open_account(client, balance_minor=100), open_account(client)
+    problem = problem_of(post(client, [item(ada, bob, 60), item(ada, bob, 60)], atomic=True), 422, "insufficient_funds")
+    assert (problem["stopped_by"], problem["needed_minor"], problem["available_minor"]) == (2, 60, 40)
+    assert client.get(f"/v1/transactions/{problem['transaction_id']}").json()["failure_code"] == "insufficient_funds"
+    assert balance_of(client, bob) == 0
+    rows = post(client, [item(ada, bob, 60), item(ada, bob, 40)], atomic=True).json()["transfers"]
+    assert [row["transaction_status"] for row in rows] == ["success", "success"]
+
+
+@pytest.mark.parametrize(
+    "transfers",
+    [
+        [],
+        [item(1, 2, 0)],
+        [item(1, 2, 3, colour="red")],
+        [{"debit_account_id": 1}],
+        "none",
+        None,
+        [item(1, 2, 3)] * 10_001,
+    ],
+)
+@pytest.mark.usefixtures("nothing_is_posted")
+def test_a_malformed_batch_is_refused_whole(client: httpx.Client, transfers: Any) -> None:
+    problem = problem_of(post(client, transfers), 400, "invalid_request")
+    assert problem["errors"][0]["field"].startswith("transfers")
+
+
+def test_a_batch_needs_a_key(client: httpx.Client) -> None:
+    problem_of(client.post("/v1/transfers/batch", json={"transfers": [item(1, 2, 3)]}), 400, "idempotency_key_required")

@@ -1,0 +1,185 @@
+"""Postings that wait together are one call, and each gets the outcome that it would have got alone."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+import pytest
+
+from service.coalescer import Coalescer, Item
+from service.config import Settings
+from service.db import make_pool
+from service.errors import Problem
+from tests.conftest import Bank, Connection
+from tests.helpers import call, call_all, open_account, violations
+
+Outcome = dict[str, Any] | BaseException
+
+
+def transfer(debit: int, credit: int, amount: int, key: str, metadata: str = "{}") -> Item:
+    return Item("transfer", debit, credit, amount, key, None, None, metadata)
+
+
+def with_coalescer(bank: Bank, steps: Callable[[Coalescer], Awaitable[None]], **settings: int) -> None:
+    """Run the steps with a coalescer on the bank: one call in flight unless settings say otherwise."""
+
+    async def run() -> None:
+        chosen = replace(Settings(), database_url=bank.app_url, **{"coalescer_flushes_max": 1, **settings})  # type: ignore[arg-type]
+        async with make_pool(chosen) as pool:
+            coalescer = Coalescer(pool, chosen)
+            await steps(coalescer)
+            await coalescer.drain()
+
+    asyncio.run(run())
+
+
+async def waiting_for(owner: Connection, holder: Connection) -> None:
+    """Return when a call of the service waits for the holder's lock."""
+    query = "select from pg_stat_activity where application_name = 'pgteller' and %s = any(pg_blocking_pids(pid))"
+    async with asyncio.timeout(20):
+        while not owner.execute(query, [holder.info.backend_pid]).fetchall():  # noqa: ASYNC110 - the database's state
+            await asyncio.sleep(0.01)
+
+
+def calls_of(owner: Connection) -> int:
+    """Return how many database transactions made the recorded postings."""
+    row = owner.execute("select count(distinct xmin::text) as n from bank.transaction").fetchone()
+    assert row is not None
+    return int(row["n"])
+
+
+def test_what_waits_together_is_posted_by_one_call_and_told_apart(
+    bank: Bank, app: Connection, owner: Connection
+) -> None:
+    ada, bob, eve = open_account(app, 100), open_account(app), open_account(app)
+    first = call(app, "transfer", ada, bob, 1, "used")
+    before = calls_of(owner)
+    items = [
+        transfer(ada, bob, 60, "a"),
+        transfer(ada, bob, 60, "b"),
+        Item("credit", None, ada, 50, "c", "Salary", "ext", '{"n": [1, "x,{}\\""]}'),
+        transfer(ada, eve, 60, "d"),
+        Item("debit", eve, None, 10, "e", None, None, "{}"),
+        Item("debit", eve, bob, 10, "f", None, None, "{}"),
+        transfer(ada, 999, 1, "g"),
+        transfer(ada, bob, 60, "a"),
+        transfer(ada, bob, 61, "a"),
+        transfer(ada, bob, 1, "used"),
+        transfer(ada, bob, 0, "h"),
+        Item("credit", None, ada, 5, " ", None, None, "{}"),
+    ]
+
+    async def steps(coalescer: Coalescer) -> None:
+        with bank.connect("bank_owner", autocommit=False) as holder:
+            holder.execute("select from bank.account where account_id = %s for update", [ada])
+            ahead = asyncio.create_task(coalescer.post(1, transfer(ada, bob, 1, "ahead")))
+            await waiting_for(owner, holder)
+            tasks = [asyncio.create_task(coalescer.post(1, item)) for item in items]
+            await asyncio.sleep(0)
+            holder.rollback()
+        assert (await ahead)["transaction_status"] == "success"
+        rows = await asyncio.gather(*tasks)
+        codes = [row["failure_code"] for row in rows]
+        assert codes == [
+            None, "insufficient_funds", None, None, None, None, "account_not_found", None,
+            "idempotency_key_reused", None, "invalid_amount", "invalid_argument",
+        ]  # fmt: skip
+        assert [row["replayed"] for row in rows] == [False] * 7 + [True, False, True, False, False]
+        assert rows[7]["transaction_id"] == rows[0]["transaction_id"]
+        assert rows[9]["transaction_id"] == first["transaction_id"]
+        assert (rows[2]["description"], bytes(rows[2]["metadata"])) == ("Salary", b'{"n": [1, "x,{}\\""]}')
+
+    with_coalescer(bank, steps)
+    assert calls_of(owner) == before + 2
+    assert [line["balance_after_minor"] for line in call_all(app, "statement", eve)] == [40, 50, 60]
+    assert violations(app) == []
+
+
+def test_ledgers_are_not_mixed_in_a_call(bank: Bank, app: Connection, owner: Connection) -> None:
+    other = call(owner, "create_ledger", "Other")["ledger_id"]
+    ours, theirs = open_account(app), open_account(app, ledger_id=other)
+
+    async def steps(coalescer: Coalescer) -> None:
+        tasks = [
+            coalescer.post(ledger_id, Item("credit", None, account_id, 1, f"k{n}", None, None, "{}"))
+            for n in range(20)
+            for ledger_id, account_id in ((1, ours), (other, theirs))
+        ]
+        rows = await asyncio.gather(*tasks)
+        assert {(row["ledger_id"], row["credit_account_id"]) for row in rows} == {(1, ours), (other, theirs)}
+
+    with_coalescer(bank, steps)
+    assert call(app, "balance", ours)["balance_minor"] == 20
+    assert violations(app) == []
+
+
+def test_a_full_queue_refuses_and_loses_nothing_that_it_took(bank: Bank, app: Connection, owner: Connection) -> None:
+    ada, bob = open_account(app, 100), open_account(app)
+
+    async def steps(coalescer: Coalescer) -> None:
+        with bank.connect("bank_owner", autocommit=False) as holder:
+            holder.execute("select from bank.account where account_id = %s for update", [ada])
+            taken = [asyncio.create_task(coalescer.post(1, transfer(ada, bob, 1, "a")))]
+            await waiting_for(owner, holder)
+            taken += [asyncio.create_task(coalescer.post(1, transfer(ada, bob, 1, f"b{n}"))) for n in range(3)]
+            await asyncio.sleep(0)
+            with pytest.raises(Problem) as refused:
+                await coalescer.post(1, transfer(ada, bob, 1, "c"))
+            assert (refused.value.body["code"], refused.value.headers["Retry-After"]) == ("overloaded", "1")
+            holder.rollback()
+        assert {row["transaction_status"] for row in await asyncio.gather(*taken)} == {"success"}
+
+    with_coalescer(bank, steps, coalescer_queue_max=3)
+    assert call(app, "balance", bob)["balance_minor"] == 4
+
+
+def test_a_client_that_goes_away_takes_nothing_back(bank: Bank, app: Connection, owner: Connection) -> None:
+    ada, bob = open_account(app, 100), open_account(app)
+
+    async def steps(coalescer: Coalescer) -> None:
+        with bank.connect("bank_owner", autocommit=False) as holder:
+            holder.execute("select from bank.account where account_id = %s for update", [ada])
+            tasks = [asyncio.create_task(coalescer.post(1, transfer(ada, bob, 1, f"k{n}"))) for n in range(4)]
+            await waiting_for(owner, holder)
+            for task in tasks[:2]:
+                task.cancel()
+            await asyncio.sleep(0)
+            holder.rollback()
+        assert {row["transaction_status"] for row in await asyncio.gather(*tasks[2:])} == {"success"}
+
+    with_coalescer(bank, steps)
+    assert call(app, "balance", bob)["balance_minor"] == 4
+
+
+def test_a_broken_call_fails_everybody_in_it_and_the_next_one_works(
+    bank: Bank, app: Connection, owner: Connection
+) -> None:
+    ada, bob = open_account(app, 100), open_account(app)
+
+    async def steps(coalescer: Coalescer) -> None:
+        with bank.connect("bank_owner", autocommit=False) as holder:
+            holder.execute("select from bank.account where account_id = %s for update", [ada])
+            tasks = [asyncio.create_task(coalescer.post(1, transfer(ada, bob, 1, f"k{n}"))) for n in range(3)]
+            await waiting_for(owner, holder)
+            # What a call cannot survive: its time is up, first alone, then for the two behind it.
+            outcomes: list[Outcome] = list(await asyncio.gather(*tasks, return_exceptions=True))
+            assert all(isinstance(outcome, psycopg.errors.QueryCanceled) for outcome in outcomes)
+            holder.rollback()
+        rows = await asyncio.gather(*(coalescer.post(1, transfer(ada, bob, 1, f"k{n}")) for n in range(3)))
+        assert [row["replayed"] for row in rows] == [False] * 3
+
+    with_coalescer(bank, steps, statement_timeout_seconds=1)
+    assert call(app, "balance", bob)["balance_minor"] == 3
+
+
+def test_switched_off_each_posting_is_a_call(bank: Bank, app: Connection, owner: Connection) -> None:
+    ada, bob = open_account(app, 100), open_account(app)
+    before = calls_of(owner)
+
+    async def steps(coalescer: Coalescer) -> None:
+        await asyncio.gather(*(coalescer.post(1, transfer(ada, bob, 1, f"k{n}")) for n in range(10)))
+
+    with_coalescer(bank, steps, coalescer_flushes_max=0)
+    assert calls_of(owner) == before + 10
