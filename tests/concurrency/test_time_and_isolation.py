@@ -36,6 +36,13 @@ def test_a_posting_is_not_stamped_before_the_last_entry_of_either_account_when_t
     assert violations(app) == []
 
 
+def test_a_posting_in_flight_does_not_stop_foreign_keys_to_its_accounts(sessions: Sessions, owner: Connection) -> None:
+    """A table of the caller's may refer to an account: its inserts take this lock."""
+    sessions.holding("select bank.transfer(2, 3, 1)")
+    rows = owner.execute("select account_id from bank.account where account_id in (2, 3) for key share nowait")
+    assert rows.rowcount == 2
+
+
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
 @pytest.mark.parametrize(
     ("meanwhile", "call"),

@@ -13,7 +13,8 @@ DENIED = psycopg.errors.InsufficientPrivilege
 
 VIEWS = {"account_balance", "account_detail", "account_transaction", "currency", "error", "posting", "statement_line"}
 READS = {"account", "balance", "statement", "get_transaction", "find_transaction", "verify"}
-WRITES = {"open_account", "credit", "debit", "transfer", "require_success", "authenticate", "health"}
+WRITES = {"open_account", "credit", "debit", "transfer", "post", "post_transfers"}
+WRITES |= {"require_success", "authenticate", "health"}
 
 # Grantee 0 is PUBLIC. A null list of rights stands for the defaults, which let PUBLIC execute functions.
 RIGHTS = """

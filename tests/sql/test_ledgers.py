@@ -66,6 +66,29 @@ def test_each_ledger_credits_from_its_own_settlement_account(app: Connection, ot
     assert (ours["ledger_id"], theirs["ledger_id"]) == (1, other)
 
 
+def test_ledgers_may_number_their_accounts_alike(app: Connection, owner: Connection, other: int) -> None:
+    """One sequence numbers all accounts here; in a distributed installation nothing rests on that."""
+    ours = open_account(app)
+    owner.execute(
+        """
+        insert into bank.account (ledger_id, account_id, holder_name, currency, settlement, overdraft_limit_minor)
+        select %s, account_id, holder_name, currency, settlement, overdraft_limit_minor
+        from bank.account
+        """,
+        [other],
+    )
+    credited = {1: [1, 2], other: [30, 40, 50]}
+    for ledger_id, amounts in credited.items():
+        for amount in amounts:
+            assert call(app, "credit", ours, amount, ledger_id=ledger_id)["ledger_id"] == ledger_id
+    for ledger_id, amounts in credited.items():
+        lines = call_all(app, "statement", ours, ledger_id=ledger_id)
+        assert [line["amount_minor"] for line in lines] == amounts[::-1]
+        assert call(app, "balance", ours, ledger_id)["balance_minor"] == sum(amounts)
+        assert call(app, "account", ours, ledger_id)["version"] == len(amounts)
+    assert violations(app) == []
+
+
 def test_verify_looks_at_one_ledger_or_at_all(app: Connection, owner: Connection, other: int) -> None:
     theirs = open_account(app, 100, ledger_id=other)
     owner.execute("update bank.account set version = 9 where account_id = %s", [theirs])
