@@ -3,7 +3,8 @@
 -- one and filled by a later one, and a key that returns in the same batch replays.
 -- transaction_types: credit, debit or transfer. The debit account of a credit is not looked at, and a debit whose
 -- credit account is null leaves the bank: the settlement account is on that side. amounts_minor: minor units, whole
--- numbers from 1 to 9007199254740991. At most 10,000 items.
+-- numbers from 1 to 9007199254740991; an array of fractions is no bigint[], and a cast of your own would round it.
+-- At most 10,000 items.
 -- atomic: false posts each item that can be posted; true posts all or none, and the first item that cannot be posted
 -- stops the batch: it is recorded as always, the others have failure_code batch_aborted and are not recorded.
 -- Returns one row an item, in order. Where the singular function would raise, the row has no transaction_id, and
