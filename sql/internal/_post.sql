@@ -235,6 +235,8 @@ begin
                 end if;
             end loop;
             recorded_count := (new_ids[stopped_by] is not null)::integer;
+            debit_balances := nulls;
+            credit_balances := nulls;
             debit_versions := nulls;
             credit_versions := nulls;
         end if;

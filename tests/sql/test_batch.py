@@ -148,6 +148,8 @@ def test_an_atomic_batch_that_is_stopped_posts_nothing_and_says_which_item_stopp
     assert [row["failure_code"] for row in rows] == ["batch_aborted", "insufficient_funds", "batch_aborted"]
     assert rows[0]["failure_detail"]["stopped_by"] == 2
     assert [row["transaction_id"] is None for row in rows] == [True, False, True]
+    for name in ("debit_balance_after_minor", "credit_balance_after_minor", "debit_version", "credit_version"):
+        assert [row[name] for row in rows] == [None, None, None]
     assert call(app, "find_transaction", "b")["failure_code"] == "insufficient_funds"
     with raises("TLTXN", "transaction_not_found"):
         call(app, "find_transaction", "a")
