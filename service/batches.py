@@ -1,15 +1,13 @@
 """Many transfers in one request."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-import falcon
 import falcon.asgi
 import msgspec
 
 from service.db import Pool, call
-from service.errors import from_outcome
 from service.requests import AccountId, AmountMinor, Request, Text, read_body, read_idempotency_key
-from service.responses import answer
+from service.responses import answer, failure
 
 
 class BatchItem(Request, frozen=True):
@@ -58,13 +56,8 @@ class TransferBatch:
         answer(resp, {"transfers": rows})
 
 
-def _raise_if_stopped(rows: list[dict[str, object]]) -> None:
+def _raise_if_stopped(rows: list[dict[str, Any]]) -> None:
     """Answer a batch of which nothing was posted with the error of the item that stopped it."""
     for number, row in enumerate(rows, 1):
         if row["failure_code"] not in (None, "batch_aborted"):
-            facts = msgspec.json.decode(bytes(row["failure_detail"]))  # type: ignore[call-overload]
-            raise from_outcome(str(row["failure_code"]), {**facts, "stopped_by": number, **_recorded(row)})
-
-
-def _recorded(row: dict[str, object]) -> dict[str, object]:
-    return {} if row["transaction_id"] is None else {"transaction_id": row["transaction_id"]}
+            raise failure(row, stopped_by=number)

@@ -8,7 +8,6 @@ import falcon.asgi
 import msgspec
 import psycopg
 import structlog
-from psycopg_pool import PoolTimeout
 
 from service.installation import error_catalogue
 
@@ -71,8 +70,6 @@ def from_database(error: psycopg.Error) -> Problem:
             return Problem("timed_out")
     if sqlstate == psycopg.errors.QueryCanceled.sqlstate:
         return Problem("timed_out")
-    if isinstance(error, PoolTimeout):
-        return Problem("database_unavailable")
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         return Problem("outcome_unknown")
     return Problem("internal_error")

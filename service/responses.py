@@ -6,7 +6,7 @@ import falcon
 import falcon.asgi
 import msgspec
 
-from service.errors import from_outcome
+from service.errors import Problem, from_outcome
 
 
 def answer(resp: falcon.asgi.Response, media: Any, status: str = falcon.HTTP_200, location: str | None = None) -> None:
@@ -17,14 +17,19 @@ def answer(resp: falcon.asgi.Response, media: Any, status: str = falcon.HTTP_200
     resp.data = msgspec.json.encode(media)
 
 
+def failure(posting: dict[str, Any], **members: Any) -> Problem:
+    """Return the answer to a posting that was rejected or refused: its code and its facts."""
+    facts = msgspec.json.decode(posting["failure_detail"])
+    if posting["transaction_id"] is not None:  # else it was refused, and nothing is recorded
+        facts["transaction_id"] = posting["transaction_id"]
+    return from_outcome(posting["failure_code"], facts, **members)
+
+
 def answer_posting(resp: falcon.asgi.Response, posting: dict[str, Any]) -> None:
     """Answer 201 for what was posted now, 200 for a replay, and a rejection as a problem, replayed or not."""
     if posting["replayed"]:
         resp.set_header("Idempotent-Replayed", "true")
     if posting["failure_code"] is not None:
-        facts = msgspec.json.decode(posting["failure_detail"])
-        if posting["transaction_id"] is not None:  # else it was refused, and nothing is recorded
-            facts["transaction_id"] = posting["transaction_id"]
-        raise from_outcome(posting["failure_code"], facts)
+        raise failure(posting)
     status = falcon.HTTP_200 if posting["replayed"] else falcon.HTTP_201
     answer(resp, posting, status, location=f"/v1/transactions/{posting['transaction_id']}")
