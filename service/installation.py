@@ -14,8 +14,9 @@ ROOT: Final = _PACKAGE if (_PACKAGE / "sql").is_dir() else _PACKAGE.parent
 SQL: Final = ROOT / "sql"
 MIGRATIONS: Final = ROOT / "migrations"
 
-# A view's row type is what functions return, so views come first; grants name every function, so they come last.
-_LOAD_ORDER: Final = ("views/*.sql", "internal/*.sql", "api/*.sql", "admin/*.sql", "grants.sql")
+# Views tell ids of stripes from those of accounts; a view's row type is what functions return; grants name every
+# function, so they come last.
+_LOAD_ORDER: Final = ("ids/*.sql", "views/*.sql", "internal/*.sql", "api/*.sql", "admin/*.sql", "grants.sql")
 
 
 def sql_files() -> list[Path]:

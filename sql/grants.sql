@@ -19,6 +19,12 @@ bank.error,
 bank.currency
 to bank_app, bank_reader;
 
+-- Arithmetic that the views are made of: who reads a view must be allowed to call what it calls.
+grant execute on function
+bank._account_of,
+bank._stripe_id
+to bank_app, bank_reader;
+
 grant execute on function
 bank.account,
 bank.balance,
@@ -35,6 +41,7 @@ bank.debit,
 bank.transfer,
 bank.post,
 bank.post_transfers,
+bank.stripe_account,
 bank.require_success,
 bank.authenticate,
 bank.health

@@ -9,13 +9,19 @@ create or replace function bank.statement(
     ledger_id bigint default 1
 ) returns setof bank.statement_line
 language plpgsql stable security definer set search_path = bank, pg_temp as $$
+declare
+    account bank.account_detail;
 begin
     if (page_size between 1 and 1000) is not true then
         perform bank._raise('invalid_argument', '{"field": "page_size", "reason": "is not from 1 to 1000"}');
     elsif before_version < 1 then
         perform bank._raise('invalid_argument', '{"field": "before_version", "reason": "is less than 1"}');
     end if;
-    perform bank.balance(account_id, ledger_id);
+    account := bank.account(account_id, ledger_id);
+    if account.stripes > 0 then
+        return query select * from bank._striped_statement(account_id, before_version, page_size, ledger_id);
+        return;
+    end if;
     return query
     select *
     from bank.statement_line as s

@@ -33,96 +33,129 @@ language sql stable security definer set search_path = bank, pg_temp as $$
             (t.debit_account_id, t.debit_version, -t.amount_minor),
             (t.credit_account_id, t.credit_version, t.amount_minor)
         ) as side (account_id, version, amount_minor)
+    ), found (violation, ledger_id, account_id, transaction_id, version, detail) as (
+        -- The sum of all entries of a currency is zero.
+        select
+            'currency_does_not_sum_to_zero', e.ledger_id, null::bigint, null::bigint, null::bigint,
+            jsonb_build_object('currency', a.currency, 'sum_minor', sum(e.amount_minor))
+        from entry as e
+        inner join account as a on e.ledger_id = a.ledger_id and e.account_id = a.account_id
+        group by e.ledger_id, a.currency
+        having sum(e.amount_minor) <> 0
+
+        union all
+        -- Versions have no gaps, each balance follows from the one before, and time does not run back.
+        select
+            case
+                when e.version <> e.version_before + 1 then 'version_gap'
+                when e.balance_after_minor <> e.balance_before_minor + e.amount_minor then 'balance_chain_broken'
+                else 'time_runs_back'
+            end,
+            e.ledger_id, e.account_id, e.transaction_id, e.version,
+            jsonb_build_object(
+                'version_before', e.version_before, 'balance_before_minor', e.balance_before_minor,
+                'amount_minor', e.amount_minor, 'balance_after_minor', e.balance_after_minor
+            )
+        from entry as e
+        where e.version <> e.version_before + 1
+            or e.balance_after_minor <> e.balance_before_minor + e.amount_minor
+            or e.created_at < e.created_before
+
+        union all
+        -- An account's balance, version and last time are those of its last entry.
+        select
+            'account_differs_from_last_entry', a.ledger_id, a.account_id, e.transaction_id, a.version,
+            jsonb_build_object(
+                'balance_minor', a.balance_minor, 'entry_balance_minor', e.balance_after_minor, 'entry_version', e.version
+            )
+        from account as a
+        left join entry as e on a.ledger_id = e.ledger_id and a.account_id = e.account_id and e.last
+        where (a.balance_minor, a.version, a.last_entry_at)
+            is distinct from (coalesce(e.balance_after_minor, 0), coalesce(e.version, 0), coalesce(e.created_at, '-infinity'))
+
+        union all
+        -- No balance passes its limit.
+        select
+            'limit_passed', a.ledger_id, a.account_id, null, a.version,
+            jsonb_build_object(
+                'balance_minor', a.balance_minor, 'held_minor', a.held_minor,
+                'overdraft_limit_minor', a.overdraft_limit_minor
+            )
+        from account as a
+        where a.balance_minor - a.held_minor < -a.overdraft_limit_minor
+
+        union all
+        -- A success has exactly the two entries that it names; a failure has none.
+        select
+            'transaction_without_entry', l.ledger_id, l.account_id, l.transaction_id, l.version,
+            jsonb_build_object('amount_minor', l.leg_minor)
+        from leg as l
+        left join entry as e
+            on l.ledger_id = e.ledger_id and l.account_id = e.account_id and l.version = e.version
+            and l.transaction_id = e.transaction_id and l.leg_minor = e.amount_minor and l.created_at = e.created_at
+        where l.transaction_status = 'success' and e.version is null
+
+        union all
+        select
+            'entry_without_transaction', e.ledger_id, e.account_id, e.transaction_id, e.version,
+            jsonb_build_object('amount_minor', e.amount_minor)
+        from entry as e
+        left join leg as l
+            on e.ledger_id = l.ledger_id and e.account_id = l.account_id and e.version = l.version
+            and e.transaction_id = l.transaction_id and l.transaction_status = 'success'
+        where l.transaction_id is null
+
+        union all
+        -- What foreign keys and a check over two tables would hold: the accounts exist and share the currency.
+        select
+            case when a.account_id is null then 'account_missing' else 'currency_differs' end,
+            l.ledger_id, l.account_id, l.transaction_id, l.version,
+            jsonb_build_object('currency', l.currency, 'account_currency', a.currency)
+        from leg as l
+        left join account as a on l.ledger_id = a.ledger_id and l.account_id = a.account_id
+        where a.account_id is null
+            or (l.transaction_status = 'success' and a.currency <> l.currency)
+
+        union all
+        select
+            'account_missing', e.ledger_id, e.account_id, e.transaction_id, e.version, '{}'
+        from entry as e
+        left join account as a on e.ledger_id = a.ledger_id and e.account_id = a.account_id
+        where a.account_id is null
+
+        union all
+        -- A stripe is of an account without limit, and agrees with it; postings read the stripe alone.
+        select
+            'stripe_differs', s.ledger_id, s.account_id, null, s.version,
+            jsonb_build_object('stripes', a.stripes, 'account_status', a.account_status, 'currency', a.currency)
+        from account as s
+        left join account as a on s.ledger_id = a.ledger_id and bank._account_of(s.account_id) = a.account_id
+        where s.stripes < 0
+            and (
+                (s.account_status, s.currency, s.stripes = -1)
+                is distinct from (a.account_status, a.currency, s.account_id < bank._stripe_id(a.account_id, a.stripes))
+                or coalesce(a.overdraft_limit_minor, s.overdraft_limit_minor) is not null
+            )
+
+        union all
+        select
+            'stripe_missing', a.ledger_id, a.account_id, null, a.version, jsonb_build_object('stripes', a.stripes)
+        from account as a
+        left join account as s
+            on a.ledger_id = s.ledger_id and a.account_id = bank._account_of(s.account_id) and s.stripes = -1
+        where a.stripes > 0
+        group by a.ledger_id, a.account_id, a.version, a.stripes
+        having count(s.account_id) <> a.stripes
     )
 
-    -- The sum of all entries of a currency is zero.
     select
-        'currency_does_not_sum_to_zero', e.ledger_id, null::bigint, null::bigint, null::bigint,
-        jsonb_build_object('currency', a.currency, 'sum_minor', sum(e.amount_minor))
-    from entry as e
-    inner join account as a on e.ledger_id = a.ledger_id and e.account_id = a.account_id
-    group by e.ledger_id, a.currency
-    having sum(e.amount_minor) <> 0
-
-    union all
-    -- Versions have no gaps, each balance follows from the one before, and time does not run back.
-    select
+        v.violation, v.ledger_id, bank._account_of(v.account_id), v.transaction_id, v.version,
         case
-            when e.version <> e.version_before + 1 then 'version_gap'
-            when e.balance_after_minor <> e.balance_before_minor + e.amount_minor then 'balance_chain_broken'
-            else 'time_runs_back'
-        end,
-        e.ledger_id, e.account_id, e.transaction_id, e.version,
-        jsonb_build_object(
-            'version_before', e.version_before, 'balance_before_minor', e.balance_before_minor,
-            'amount_minor', e.amount_minor, 'balance_after_minor', e.balance_after_minor
-        )
-    from entry as e
-    where e.version <> e.version_before + 1
-        or e.balance_after_minor <> e.balance_before_minor + e.amount_minor
-        or e.created_at < e.created_before
-
-    union all
-    -- An account's balance, version and last time are those of its last entry.
-    select
-        'account_differs_from_last_entry', a.ledger_id, a.account_id, e.transaction_id, a.version,
-        jsonb_build_object(
-            'balance_minor', a.balance_minor, 'entry_balance_minor', e.balance_after_minor, 'entry_version', e.version
-        )
-    from account as a
-    left join entry as e on a.ledger_id = e.ledger_id and a.account_id = e.account_id and e.last
-    where (a.balance_minor, a.version, a.last_entry_at)
-        is distinct from (coalesce(e.balance_after_minor, 0), coalesce(e.version, 0), coalesce(e.created_at, '-infinity'))
-
-    union all
-    -- No balance passes its limit.
-    select
-        'limit_passed', a.ledger_id, a.account_id, null, a.version,
-        jsonb_build_object(
-            'balance_minor', a.balance_minor, 'held_minor', a.held_minor,
-            'overdraft_limit_minor', a.overdraft_limit_minor
-        )
-    from account as a
-    where a.balance_minor - a.held_minor < -a.overdraft_limit_minor
-
-    union all
-    -- A success has exactly the two entries that it names; a failure has none.
-    select
-        'transaction_without_entry', l.ledger_id, l.account_id, l.transaction_id, l.version,
-        jsonb_build_object('amount_minor', l.leg_minor)
-    from leg as l
-    left join entry as e
-        on l.ledger_id = e.ledger_id and l.account_id = e.account_id and l.version = e.version
-        and l.transaction_id = e.transaction_id and l.leg_minor = e.amount_minor and l.created_at = e.created_at
-    where l.transaction_status = 'success' and e.version is null
-
-    union all
-    select
-        'entry_without_transaction', e.ledger_id, e.account_id, e.transaction_id, e.version,
-        jsonb_build_object('amount_minor', e.amount_minor)
-    from entry as e
-    left join leg as l
-        on e.ledger_id = l.ledger_id and e.account_id = l.account_id and e.version = l.version
-        and e.transaction_id = l.transaction_id and l.transaction_status = 'success'
-    where l.transaction_id is null
-
-    union all
-    -- What foreign keys and a check over two tables would hold: the accounts exist and share the currency.
-    select
-        case when a.account_id is null then 'account_missing' else 'currency_differs' end,
-        l.ledger_id, l.account_id, l.transaction_id, l.version,
-        jsonb_build_object('currency', l.currency, 'account_currency', a.currency)
-    from leg as l
-    left join account as a on l.ledger_id = a.ledger_id and l.account_id = a.account_id
-    where a.account_id is null
-        or (l.transaction_status = 'success' and a.currency <> l.currency)
-
-    union all
-    select
-        'account_missing', e.ledger_id, e.account_id, e.transaction_id, e.version, '{}'
-    from entry as e
-    left join account as a on e.ledger_id = a.ledger_id and e.account_id = a.account_id
-    where a.account_id is null
+            when v.account_id <> bank._account_of(v.account_id)
+                then v.detail || jsonb_build_object('stripe', v.account_id - bank._stripe_id(bank._account_of(v.account_id), 0))
+            else v.detail
+        end
+    from found as v
 $$;
 
 comment on function bank.verify is 'A row for each violated invariant of the ledger; none when all is well';

@@ -8,7 +8,8 @@
 -- atomic: all or none. The first item that is not posted stops the batch; its rejection is recorded as always, and
 -- every other item has failure_code batch_aborted, is not recorded, and keeps its idempotency key for another time.
 --
--- Locks: all accounts of the batch, FOR NO KEY UPDATE, in ascending account_id, until the caller's transaction ends.
+-- Locks: all accounts of the batch, FOR NO KEY UPDATE, in ascending account_id, then one stripe of each striped
+-- account, until the caller's transaction ends.
 -- Keys are looked up after the locks are held, in a statement of its own: a lock wait does not refresh the snapshot
 -- of the statement that waited. A key that another batch with other accounts inserts meanwhile shows as a row too few;
 -- what was inserted is taken back then, which nobody has seen, and the batch is decided again.
@@ -28,7 +29,8 @@ language plpgsql as $$
 declare
     item_count constant integer := cardinality(amounts_minor);
     nulls constant bigint[] := array_fill(null::bigint, array[item_count]);
-    -- Accounts in ascending id; positions leads from the rank of an id to its place here, and is null when unknown.
+    -- Accounts in ascending id, then one stripe of each striped account from stripe_position on; positions leads from
+    -- the rank of an id to its place here, and is null when unknown.
     ranked_ids bigint[];
     positions integer[];
     account_ids bigint[];
@@ -38,6 +40,8 @@ declare
     availables bigint[];
     versions bigint[];
     versions_before bigint[];
+    stripe bank.account;
+    stripe_position integer;
     posted_at timestamptz;
     -- Items. first_items: the first item with the same key. used_ids: the transaction that used the key before.
     debit_ranks integer[];
@@ -47,6 +51,8 @@ declare
     key_items integer[];
     -- Outcomes. new_ids: transactions of this call; replayed_ids: of an earlier call, or of an earlier item.
     new_ids bigint[];
+    debit_row_ids bigint[];
+    credit_row_ids bigint[];
     replayed_ids bigint[];
     failure_codes text[];
     failure_details jsonb[];
@@ -106,11 +112,10 @@ begin
         from (
             select x.*
             from bank.account as x
-            where x.ledger_id = _post.ledger_id and x.account_id = any(ranked_ids)
+            where x.ledger_id = _post.ledger_id and x.account_id = any(ranked_ids) and x.stripes = 0
             order by x.account_id
             for no key update
         ) as a;
-        versions_before := versions;
 
         positions := array_fill(null::integer, array[cardinality(ranked_ids)]);
         d := 1;
@@ -120,6 +125,23 @@ begin
                 d := d + 1;
             end if;
         end loop;
+        stripe_position := coalesce(cardinality(account_ids), 0) + 1;
+        for i in 1 .. cardinality(ranked_ids) loop
+            if positions[i] is null then
+                stripe := bank._lock_stripe(ranked_ids[i], ledger_id);
+                if stripe.account_id is not null then
+                    account_ids := account_ids || stripe.account_id;
+                    statuses := statuses || stripe.account_status;
+                    currencies := currencies || stripe.currency;
+                    balances := balances || stripe.balance_minor;
+                    availables := availables || null::bigint;
+                    versions := versions || stripe.version;
+                    posted_at := greatest(posted_at, stripe.last_entry_at);
+                    positions[i] := cardinality(account_ids);
+                end if;
+            end if;
+        end loop;
+        versions_before := versions;
 
         if idempotency_keys is not null then
             select array_agg(k.first_item order by k.n), array_agg(k.used_id order by k.n)
@@ -134,6 +156,8 @@ begin
         end if;
 
         new_ids := nulls;
+        debit_row_ids := nulls;
+        credit_row_ids := nulls;
         replayed_ids := nulls;
         debit_balances := nulls;
         credit_balances := nulls;
@@ -192,7 +216,7 @@ begin
                 end if;
             else
                 failure_codes[i] := bank._rejection(
-                    d = c, statuses[d], statuses[c], currencies[d], currencies[c],
+                    debit_account_ids[i] = credit_account_ids[i], statuses[d], statuses[c], currencies[d], currencies[c],
                     balances[d], availables[d], balances[c], amount
                 );
                 if failure_codes[i] is null then
@@ -214,6 +238,8 @@ begin
                 end if;
                 item_currencies[i] := currencies[d];
                 new_ids[i] := nextval('bank.transaction_id_seq');
+                debit_row_ids[i] := account_ids[d];
+                credit_row_ids[i] := account_ids[c];
                 recorded_count := recorded_count + 1;
                 if idempotency_keys[i] is not null then
                     key_items[first_items[i]] := i;
@@ -253,7 +279,7 @@ begin
             case when item.code is null then 'success' else 'failure' end::bank.transaction_status,
             item.currency, item.code, item.detail, item.key, item.description, item.external_id, nullif(item.metadata, '{}')
         from unnest(
-            new_ids, debit_account_ids, credit_account_ids, amounts_minor, debit_versions, credit_versions,
+            new_ids, debit_row_ids, credit_row_ids, amounts_minor, debit_versions, credit_versions,
             transaction_types, item_currencies, failure_codes, failure_details,
             idempotency_keys, descriptions, external_ids, metadatas
         ) as item (
@@ -273,7 +299,7 @@ begin
         )
         select ledger_id, side.account_id, side.version, item.id, side.amount, side.balance_after, posted_at
         from unnest(
-            new_ids, debit_account_ids, credit_account_ids, amounts_minor,
+            new_ids, debit_row_ids, credit_row_ids, amounts_minor,
             debit_versions, credit_versions, debit_balances, credit_balances
         ) as item (id, debit_id, credit_id, amount, debit_version, credit_version, debit_balance, credit_balance)
         cross join lateral (
@@ -299,8 +325,12 @@ begin
                 new_ids[i], transaction_types[i],
                 case when failure_codes[i] is null then 'success' else 'failure' end,
                 failure_codes[i], failure_details[i], amounts_minor[i], item_currencies[i],
-                debit_account_ids[i], credit_account_ids[i], debit_balances[i], credit_balances[i],
-                debit_versions[i], credit_versions[i], idempotency_keys[i], descriptions[i], external_ids[i],
+                debit_account_ids[i], credit_account_ids[i],
+                case when positions[debit_ranks[i]] < stripe_position then debit_balances[i] end,
+                case when positions[credit_ranks[i]] < stripe_position then credit_balances[i] end,
+                case when positions[debit_ranks[i]] < stripe_position then debit_versions[i] end,
+                case when positions[credit_ranks[i]] < stripe_position then credit_versions[i] end,
+                idempotency_keys[i], descriptions[i], external_ids[i],
                 coalesce(metadatas[i], '{}'), case when new_ids[i] is not null then posted_at end, false, ledger_id
             );
         end if;

@@ -7,8 +7,9 @@
 -- a used idempotency key replays its recorded outcome or raises idempotency_key_reused; then bank._rejection, whose
 -- outcome is recorded and returned.
 --
--- Locks: both accounts, FOR NO KEY UPDATE, in ascending account_id, so that two calls never wait for each other. A
--- caller who composes several calls in one transaction keeps that order across them, or retries on 40P01.
+-- Locks: both accounts, FOR NO KEY UPDATE, in ascending account_id, so that two calls never wait for each other; of a
+-- striped account one stripe, after the accounts themselves. A caller who composes several calls in one transaction
+-- keeps that order across them, or retries on 40P01.
 -- The key is decided by the insert after the locks: its unique index sees what was committed while we waited, which
 -- the snapshot of an earlier statement does not.
 create or replace function bank._post_one(
@@ -50,14 +51,29 @@ begin
 
     if debit_account_id < credit_account_id then
         select * into debit_account from bank.account as a
-        where a.ledger_id = _post_one.ledger_id and a.account_id = debit_account_id for no key update;
+        where a.ledger_id = _post_one.ledger_id and a.account_id = debit_account_id and a.stripes = 0
+        for no key update;
         select * into credit_account from bank.account as a
-        where a.ledger_id = _post_one.ledger_id and a.account_id = credit_account_id for no key update;
+        where a.ledger_id = _post_one.ledger_id and a.account_id = credit_account_id and a.stripes = 0
+        for no key update;
     else
         select * into credit_account from bank.account as a
-        where a.ledger_id = _post_one.ledger_id and a.account_id = credit_account_id for no key update;
+        where a.ledger_id = _post_one.ledger_id and a.account_id = credit_account_id and a.stripes = 0
+        for no key update;
         select * into debit_account from bank.account as a
-        where a.ledger_id = _post_one.ledger_id and a.account_id = debit_account_id for no key update;
+        where a.ledger_id = _post_one.ledger_id and a.account_id = debit_account_id and a.stripes = 0
+        for no key update;
+    end if;
+    if debit_account.account_id is null or credit_account.account_id is null then
+        if debit_account.account_id is null and debit_account_id < credit_account_id then
+            debit_account := bank._lock_stripe(debit_account_id, ledger_id);
+        end if;
+        if credit_account.account_id is null then
+            credit_account := bank._lock_stripe(credit_account_id, ledger_id);
+        end if;
+        if debit_account.account_id is null then
+            debit_account := bank._lock_stripe(debit_account_id, ledger_id);
+        end if;
     end if;
     if debit_account.account_id is null or credit_account.account_id is null then
         fault := bank._account_fault(
@@ -100,7 +116,7 @@ begin
         created_at, transaction_type, transaction_status, currency, failure_code, failure_detail,
         idempotency_key, description, external_id, metadata
     ) values (
-        ledger_id, posted_id, debit_account_id, credit_account_id, amount, debit_version, credit_version,
+        ledger_id, posted_id, debit_account.account_id, credit_account.account_id, amount, debit_version, credit_version,
         posted_at, transaction_type,
         case when failure_code is null then 'success' else 'failure' end::bank.transaction_status,
         debit_account.currency, failure_code, failure_detail,
@@ -117,14 +133,25 @@ begin
         insert into bank.entry (
             ledger_id, account_id, version, transaction_id, amount_minor, balance_after_minor, created_at
         ) values
-        (ledger_id, debit_account_id, debit_version, posted_id, -amount, debit_balance, posted_at),
-        (ledger_id, credit_account_id, credit_version, posted_id, amount, credit_balance, posted_at);
+        (ledger_id, debit_account.account_id, debit_version, posted_id, -amount, debit_balance, posted_at),
+        (ledger_id, credit_account.account_id, credit_version, posted_id, amount, credit_balance, posted_at);
 
         update bank.account as a
-        set balance_minor = case a.account_id when debit_account_id then debit_balance else credit_balance end,
-            version = case a.account_id when debit_account_id then debit_version else credit_version end,
+        set balance_minor = case a.account_id when debit_account.account_id then debit_balance else credit_balance end,
+            version = case a.account_id when debit_account.account_id then debit_version else credit_version end,
             last_entry_at = posted_at
-        where a.ledger_id = _post_one.ledger_id and a.account_id in (debit_account_id, credit_account_id);
+        where a.ledger_id = _post_one.ledger_id
+            and a.account_id in (debit_account.account_id, credit_account.account_id);
+
+        -- What a striped account has after it is known only to who locks all of its stripes.
+        if debit_account.stripes < 0 then
+            debit_balance := null;
+            debit_version := null;
+        end if;
+        if credit_account.stripes < 0 then
+            credit_balance := null;
+            credit_version := null;
+        end if;
     end if;
 
     return row(

@@ -1,5 +1,6 @@
 -- The settlement account of a currency: the other side of money that enters or leaves the bank. Made at first use,
--- which is when the first account of the currency is opened, so that postings need only read it.
+-- which is when the first account of the currency is opened, so that postings need only read it. It has stripes from
+-- the beginning, because every credit and debit of the currency posts to it.
 -- Locks: a racing first use waits for the other to commit, then finds its account.
 create or replace function bank._settlement_account(currency text, ledger_id bigint) returns bigint
 language plpgsql as $$
@@ -17,7 +18,11 @@ begin
             ledger_id, holder_name, currency, account_type, settlement, overdraft_limit_minor
         )
         values (ledger_id, 'Settlement ' || currency, currency, 'asset', true, null)
-        on conflict do nothing;
+        on conflict do nothing
+        returning account.account_id into settlement_account_id;
+        if found then
+            perform bank._set_stripes(settlement_account_id, 16, ledger_id);
+        end if;
     end loop;
     return settlement_account_id;
 end

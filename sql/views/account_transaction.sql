@@ -3,7 +3,7 @@
 create or replace view bank.account_transaction as
 select
     t.transaction_id,
-    side.account_id,
+    a.account_id,
     t.amount_minor as amount,
     side.transaction_type,
     initcap(t.transaction_status::text) as transaction_status,
@@ -16,7 +16,7 @@ cross join
 inner join bank.account as a
     on
         t.ledger_id = a.ledger_id
-        and side.account_id = a.account_id
+        and bank._account_of(side.account_id) = a.account_id
 where not a.settlement;
 
 comment on view bank.account_transaction is

@@ -1,6 +1,7 @@
 -- A transaction with what it left behind on both accounts. Every posting function returns a row of this view's type,
 -- so that calls compose and a lookup answers in the shape of the call that posted.
--- Balances and versions after are null for a failure: nothing was changed.
+-- Balances and versions after are null for a failure: nothing was changed. They are null for a striped account too:
+-- what the whole account had then is not known to the posting that changed one stripe.
 create or replace view bank.posting as
 select
     t.transaction_id,
@@ -10,12 +11,14 @@ select
     t.failure_detail,
     t.amount_minor,
     t.currency,
-    t.debit_account_id,
-    t.credit_account_id,
-    d.balance_after_minor as debit_balance_after_minor,
-    c.balance_after_minor as credit_balance_after_minor,
-    t.debit_version,
-    t.credit_version,
+    bank._account_of(t.debit_account_id) as debit_account_id,
+    bank._account_of(t.credit_account_id) as credit_account_id,
+    case when t.debit_account_id = bank._account_of(t.debit_account_id) then d.balance_after_minor end
+        as debit_balance_after_minor,
+    case when t.credit_account_id = bank._account_of(t.credit_account_id) then c.balance_after_minor end
+        as credit_balance_after_minor,
+    case when t.debit_account_id = bank._account_of(t.debit_account_id) then t.debit_version end as debit_version,
+    case when t.credit_account_id = bank._account_of(t.credit_account_id) then t.credit_version end as credit_version,
     t.idempotency_key,
     t.description,
     t.external_id,

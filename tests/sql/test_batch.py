@@ -89,6 +89,7 @@ def test_a_batch_is_equal_to_one_transfer_after_another(bank: Bank) -> None:
                     for currency, limit in kinds
                 ]
                 owner.execute("update bank.account set account_status = 'frozen' where account_id = %s", [accounts[3]])
+                call(app, "stripe_account", accounts[2], 3, ledger_id)
                 numbers = {account_id: number for number, account_id in enumerate(accounts)}
                 by_number = {**dict(enumerate(accounts)), 5: 10**15, 6: None}
                 rows = []

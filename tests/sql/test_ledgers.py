@@ -62,7 +62,8 @@ def test_each_ledger_credits_from_its_own_settlement_account(app: Connection, ot
 
     ours, theirs = credit(1, 5), credit(other, 7)
     assert ours["debit_account_id"] != theirs["debit_account_id"]
-    assert (ours["debit_balance_after_minor"], theirs["debit_balance_after_minor"]) == (-5, -7)
+    assert call(app, "balance", ours["debit_account_id"])["balance_minor"] == -5
+    assert call(app, "balance", theirs["debit_account_id"], other)["balance_minor"] == -7
     assert (ours["ledger_id"], theirs["ledger_id"]) == (1, other)
 
 
@@ -71,8 +72,10 @@ def test_ledgers_may_number_their_accounts_alike(app: Connection, owner: Connect
     ours = open_account(app)
     owner.execute(
         """
-        insert into bank.account (ledger_id, account_id, holder_name, currency, settlement, overdraft_limit_minor)
-        select %s, account_id, holder_name, currency, settlement, overdraft_limit_minor
+        insert into bank.account (
+            ledger_id, account_id, holder_name, currency, settlement, overdraft_limit_minor, stripes
+        )
+        select %s, account_id, holder_name, currency, settlement, overdraft_limit_minor, stripes
         from bank.account
         """,
         [other],

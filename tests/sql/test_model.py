@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 )
 
 from tests.conftest import Bank, Connection
-from tests.helpers import Row, call, call_all
+from tests.helpers import Row, call, call_all, raises
 
 MAX = 2**53 - 1
 STEPS_AN_EXAMPLE = 50
@@ -43,9 +43,23 @@ class Account:
     status: str = "open"
     balance: int = 0
     version: int = 0
+    # Of a striped account: the stripe that our connection posts to, and what each row has. Own row: 0.
+    stripe: int = 0
+    shares: dict[int, int] = field(default_factory=dict)
     lines: list[tuple[int, int, int]] = field(default_factory=list)
 
+    @property
+    def share(self) -> int:
+        """Return what the row has that our postings change: its own bound is what they must keep."""
+        return self.shares.get(self.stripe, 0)
+
+    @property
+    def after(self) -> tuple[int | None, int | None]:
+        """Return balance and version as a posting tells them."""
+        return (None, None) if self.stripe else (self.balance, self.version)
+
     def post(self, amount: int) -> None:
+        self.shares[self.stripe] = self.share + amount
         self.balance += amount
         self.version += 1
         self.lines.append((self.version, amount, self.balance))
@@ -96,10 +110,10 @@ class Model:
             "amount_minor": request.amount,
             "debit_account_id": request.debit,
             "credit_account_id": request.credit,
-            "debit_balance_after_minor": debit.balance if posted else None,
-            "credit_balance_after_minor": credit.balance if posted else None,
-            "debit_version": debit.version if posted else None,
-            "credit_version": credit.version if posted else None,
+            "debit_balance_after_minor": debit.after[0] if posted else None,
+            "credit_balance_after_minor": credit.after[0] if posted else None,
+            "debit_version": debit.after[1] if posted else None,
+            "credit_version": credit.after[1] if posted else None,
             "replayed": False,
         }
 
@@ -115,7 +129,7 @@ class Model:
             return "currency_mismatch"
         if debit.limit is not None and debit.balance + debit.limit < request.amount:
             return "insufficient_funds"
-        if debit.balance - request.amount < -MAX or credit.balance + request.amount > MAX:
+        if debit.share - request.amount < -MAX or credit.share + request.amount > MAX:
             return "balance_overflow"
         return None
 
@@ -151,7 +165,7 @@ class BankMachine(RuleBasedStateMachine):
             ).fetchone()
             assert row is not None
             self.settlements[currency] = row["account_id"]
-            self.model.accounts[row["account_id"]] = Account(currency, None)
+            self.model.accounts[row["account_id"]] = Account(currency, None, stripe=self.stripe(16))
 
     @rule(account=picks, amount=amounts, key=keys)
     def credit(self, account: int, amount: int, key: str | None) -> None:
@@ -178,8 +192,26 @@ class BankMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.ids)
     def set_status(self, account: int, status: str) -> None:
         account_id = self.ids[account % len(self.ids)]
-        self.owner.execute("update bank.account set account_status = %s where account_id = %s", [status, account_id])
+        self.owner.execute(
+            "update bank.account set account_status = %s where bank._account_of(account_id) = %s", [status, account_id]
+        )
         self.model.accounts[account_id].status = status
+
+    @rule(account=picks, stripes=st.sampled_from([1, 2, 3, 16, 64]))
+    @precondition(lambda self: self.ids)
+    def stripe_account(self, account: int, stripes: int) -> None:
+        accounts = self.model.accounts
+        account_id = sorted(accounts)[account % len(accounts)]
+        if accounts[account_id].limit is None:
+            call(self.app, "stripe_account", account_id, stripes, self.ledger_id)
+            accounts[account_id].stripe = self.stripe(stripes)
+        else:
+            with raises("TLLIM", "account_limited", "account_id"):
+                call(self.app, "stripe_account", account_id, stripes, self.ledger_id)
+
+    def stripe(self, stripes: int) -> int:
+        """Return which of so many stripes our connection posts to when nobody holds any."""
+        return self.app.info.backend_pid % stripes + 1
 
     def settlement(self, account_id: int) -> int:
         account = self.model.accounts.get(account_id)

@@ -1,0 +1,132 @@
+"""A striped account lets postings pass each other, and behaves as one account in everything else.
+
+Of a striped account a posting locks one stripe, after the accounts themselves: its connection's own choice when that is
+free, or else any other that is free; it waits only when all are held.
+"""
+
+import pytest
+
+from tests.concurrency.conftest import Sessions, posting
+from tests.conftest import Connection
+from tests.helpers import balance_of, call, call_all, violations
+
+SETTLEMENT = 1
+
+
+def stripes_in_use(owner: Connection, account_id: int) -> int:
+    rows = owner.execute(
+        "select account_id from bank.account where bank._account_of(account_id) = %s and stripes < 0 and version > 0",
+        [account_id],
+    )
+    return len(rows.fetchall())
+
+
+def test_credits_do_not_wait_for_each_other(sessions: Sessions, app: Connection, accounts: list[int]) -> None:
+    holders = [sessions.holding(f"select bank.credit({account_id}, 1)") for account_id in accounts]
+    for holder in holders:
+        holder.commit()
+    assert balance_of(app, SETTLEMENT) == -40_004
+    assert violations(app) == []
+
+
+def test_a_posting_waits_only_when_every_stripe_is_held(
+    sessions: Sessions, app: Connection, owner: Connection, accounts: list[int]
+) -> None:
+    call(app, "stripe_account", SETTLEMENT, 2)
+    holders = [sessions.holding(f"select bank.credit({account_id}, 1)") for account_id in accounts[:2]]
+    third = sessions.start(f"select * from bank.credit({accounts[2]}, 1)")
+    assert any(third.is_blocked_by(holder) for holder in holders)
+    for holder in holders:
+        holder.commit()
+    assert third.row()["transaction_status"] == "success"
+    assert balance_of(app, SETTLEMENT) == -40_003
+    assert violations(app) == []
+
+
+def test_an_account_is_striped_while_a_posting_holds_it(
+    sessions: Sessions, app: Connection, owner: Connection, accounts: list[int]
+) -> None:
+    hot = call(app, "open_account", "Hot", "EUR", None)["account_id"]
+    holder = sessions.holding(f"select bank.transfer({accounts[0]}, {hot}, 1)")
+    striping = sessions.start(f"select * from bank.stripe_account({hot}, 4)")
+    assert striping.is_blocked_by(holder)
+    holder.commit()
+    assert striping.row()["stripes"] == 4
+    holders = [sessions.holding(f"select bank.transfer({account_id}, {hot}, 10)") for account_id in accounts]
+    assert balance_of(app, hot) == 1
+    for holder in holders:
+        holder.commit()
+    assert balance_of(app, hot) == 41
+    assert stripes_in_use(owner, hot) == 4
+    assert violations(app) == []
+
+
+@pytest.mark.parametrize("call_of_it", ["transfer({}, {}, 5)", "post_transfers(array[{}], array[{}], array[5])"])
+def test_a_posting_that_waited_for_an_account_that_was_striped_meanwhile_posts_to_a_stripe(
+    sessions: Sessions, app: Connection, owner: Connection, accounts: list[int], call_of_it: str
+) -> None:
+    hot = call(app, "open_account", "Hot", "EUR", None)["account_id"]
+    striping = sessions.holding(f"select bank.stripe_account({hot}, 4)")
+    waiter = sessions.start(f"select * from bank.{call_of_it.format(accounts[0], hot)}")
+    assert waiter.is_blocked_by(striping)
+    striping.commit()
+    assert waiter.row()["transaction_status"] == "success"
+    assert owner.execute("select version from bank.account where account_id = %s", [hot]).fetchone() == {"version": 0}
+    assert balance_of(app, hot) == 5
+    assert violations(app) == []
+
+
+@pytest.mark.parametrize("singular", [True, False])
+def test_a_posting_that_waited_for_a_stripe_that_was_given_up_meanwhile_posts_to_another(
+    sessions: Sessions, app: Connection, accounts: list[int], singular: bool
+) -> None:
+    call(app, "stripe_account", SETTLEMENT, 64)
+    lowering = sessions.holding(f"select bank.stripe_account({SETTLEMENT}, 1)")
+    credit = "credit({}, 5)" if singular else "post(array['credit'], array[null::bigint], array[{}], array[5])"
+    waiter = sessions.start(f"select * from bank.{credit.format(accounts[0])}")
+    assert waiter.is_blocked_by(lowering)
+    lowering.commit()
+    assert waiter.row()["transaction_status"] == "success"
+    assert balance_of(app, SETTLEMENT) == -40_005
+    assert violations(app) == []
+
+
+def test_transfers_both_ways_between_striped_accounts_do_not_wait(sessions: Sessions, app: Connection) -> None:
+    first, second = (call(app, "open_account", name, "EUR", None)["account_id"] for name in ("One", "Two"))
+    for account_id in (first, second):
+        call(app, "stripe_account", account_id, 8)
+    there = [sessions.holding(f"select bank.transfer({first}, {second}, 10)") for _ in range(2)]
+    back = [sessions.holding(f"select bank.transfer({second}, {first}, 1)") for _ in range(2)]
+    for holder in there + back:
+        holder.commit()
+    assert (balance_of(app, first), balance_of(app, second)) == (-18, 18)
+    assert violations(app) == []
+
+
+def test_one_key_posts_once_though_its_stripes_differ(sessions: Sessions, app: Connection) -> None:
+    first, second = (call(app, "open_account", name, "EUR", None)["account_id"] for name in ("One", "Two"))
+    for account_id in (first, second):
+        call(app, "stripe_account", account_id, 8)
+    statement = f"select * from bank.transfer({first}, {second}, 10, 'key')"
+    holder = sessions.idle(autocommit=False)
+    posted = holder.execute(statement.encode()).fetchone()
+    retry = sessions.start(statement)
+    assert retry.is_blocked_by(holder)
+    holder.commit()
+    assert posted is not None
+    assert retry.row() == {**posted, "replayed": True}
+    assert balance_of(app, second) == 10
+    assert violations(app) == []
+
+
+def test_within_a_transaction_the_same_stripe_is_used_again(
+    sessions: Sessions, app: Connection, owner: Connection, accounts: list[int]
+) -> None:
+    before = stripes_in_use(owner, SETTLEMENT)
+    with sessions.idle(autocommit=False) as session:
+        for account_id in accounts:
+            posting(session, f"credit({account_id}, 1)")
+        session.commit()
+    assert stripes_in_use(owner, SETTLEMENT) <= before + 1
+    lines = call_all(app, "statement", SETTLEMENT)
+    assert [line["version"] for line in lines] == list(range(8, 0, -1))

@@ -1,0 +1,165 @@
+"""Striped accounts: what is the same for them, and what is refused."""
+
+import random
+
+import pytest
+
+from tests.conftest import Connection
+from tests.helpers import Row, balance_of, call, call_all, open_account, raises, violations
+
+SETTLEMENT = 1
+
+
+def spread(app: Connection, owner: Connection, account_id: int, postings: int, seed: int) -> None:
+    """Post back and forth, over a number of stripes that changes; then let times of entries coincide."""
+    choose = random.Random(seed)
+    other = open_account(app, 10_000)
+    for _ in range(postings):
+        if choose.random() < 0.2:
+            # One connection has one choice among a number of stripes: the number varies the stripe.
+            call(app, "stripe_account", account_id, choose.randint(1, 12))
+        if choose.random() < 0.7:
+            call(app, "transfer", other, account_id, choose.randint(1, 9))
+        else:
+            call(app, "transfer", account_id, other, choose.randint(1, 9))
+    # Every four postings at the same time: an order among equals is decided by the rows.
+    times = "to_timestamp(1000000000 + (transaction_id / 4) * 100)"
+    owner.execute(f"update bank.transaction set created_at = {times}")
+    owner.execute(f"update bank.entry set created_at = {times}")
+    owner.execute(
+        "update bank.account as a set last_entry_at = e.at from"
+        " (select account_id, max(created_at) as at from bank.entry group by 1) as e where a.account_id = e.account_id"
+    )
+    assert violations(app) == []
+
+
+def entries_in_order(owner: Connection, account_id: int) -> list[Row]:
+    """The entries of all rows of an account, newest first, by sorting them all."""
+    rows = owner.execute(
+        "select transaction_id, amount_minor from bank.entry where bank._account_of(account_id) = %s"
+        " order by created_at, account_id, version",
+        [account_id],
+    ).fetchall()
+    balance = 0
+    for version, row in enumerate(rows, 1):
+        balance += row["amount_minor"]
+        row |= {"version": version, "balance_after_minor": balance}
+    return rows[::-1]
+
+
+@pytest.mark.parametrize("page_size", [1, 7, 1000])
+def test_a_statement_pages_through_all_stripes_in_one_order(app: Connection, owner: Connection, page_size: int) -> None:
+    hot = call(app, "open_account", "Hot", "EUR", None)["account_id"]
+    spread(app, owner, hot, 60, seed=page_size)
+    expected = entries_in_order(owner, hot)
+    assert len(expected) == 60
+    found: list[Row] = []
+    before = None
+    while page := call_all(app, "statement", hot, before, page_size):
+        assert len(page) <= page_size
+        found += [{name: line[name] for name in expected[0]} for line in page]
+        before = page[-1]["version"]
+        if before == 1:
+            break
+    assert found == expected
+    assert call(app, "account", hot)["balance_minor"] == expected[0]["balance_after_minor"]
+    assert call(app, "account", hot)["version"] == 60
+
+
+def test_a_statement_may_start_at_any_version(app: Connection, owner: Connection) -> None:
+    hot = call(app, "open_account", "Hot", "EUR", None)["account_id"]
+    spread(app, owner, hot, 60, seed=99)
+    expected = {row["version"]: row for row in entries_in_order(owner, hot)}
+    for version in range(1, 61):
+        line = call(app, "statement", hot, version + 1, 1)
+        assert {name: line[name] for name in expected[version]} == expected[version]
+        assert (line["account_id"], line["counterparty_account_id"]) == (hot, hot + 1)
+
+
+def test_a_striped_account_is_named_by_its_own_id_everywhere(app: Connection, owner: Connection) -> None:
+    ada = open_account(app, 500)
+    posted = call(app, "debit", ada, 200, idempotency_key="k")
+    assert posted["credit_account_id"] == SETTLEMENT
+    assert (posted["credit_balance_after_minor"], posted["credit_version"]) == (None, None)
+    assert call(app, "find_transaction", "k") == posted
+    assert call(app, "debit", ada, 200, idempotency_key="k") == {**posted, "replayed": True}
+    assert call_all(app, "statement", ada)[0]["counterparty_account_id"] == SETTLEMENT
+    assert [line["amount_minor"] for line in call_all(app, "statement", SETTLEMENT)] == [200, -500]
+    for view in ("account_detail", "account_balance", "posting", "statement_line", "account_transaction"):
+        for row in app.execute(f"select * from bank.{view}".encode()):
+            for name, value in row.items():
+                if name.endswith("account_id"):
+                    assert value in (SETTLEMENT, ada)
+
+
+def test_the_row_of_a_stripe_is_not_an_account(app: Connection, owner: Connection) -> None:
+    ada = open_account(app, 500)
+    row = owner.execute("select min(account_id) as id from bank.account where stripes = -1").fetchone()
+    assert row is not None
+    for function, arguments in (("account", ()), ("balance", ()), ("statement", ()), ("credit", (1,)), ("debit", (1,)),
+                                ("stripe_account", (2,))):  # fmt: skip
+        with raises("TLACC", "account_not_found", "account_id"):
+            call_all(app, function, row["id"], *arguments)
+    with raises("TLACC", "account_not_found", "credit_account_id"):
+        call(app, "transfer", ada, row["id"], 1)
+    with raises("TLACC", "account_not_found", "debit_account_id"):
+        call(app, "transfer", row["id"], ada, 1)
+
+
+def test_stripes_are_taken_back(app: Connection) -> None:
+    hot, ada = call(app, "open_account", "Hot", "EUR", None)["account_id"], open_account(app, 100)
+    assert call(app, "account", hot)["stripes"] == 0
+    call(app, "stripe_account", hot, 16)
+    call(app, "transfer", ada, hot, 30)
+    assert call(app, "stripe_account", hot, 1)["balance_minor"] == 30
+    call(app, "transfer", ada, hot, 5)
+    assert (balance_of(app, hot), call(app, "account", hot)["version"]) == (35, 2)
+    assert [line["balance_after_minor"] for line in call_all(app, "statement", hot)] == [35, 30]
+    assert violations(app) == []
+
+
+@pytest.mark.parametrize("limit", [0, 100])
+def test_an_account_with_a_limit_is_not_striped(app: Connection, limit: int) -> None:
+    account_id = open_account(app, overdraft_limit_minor=limit)
+    with raises("TLLIM", "account_limited", "account_id"):
+        call(app, "stripe_account", account_id, 2)
+    assert call(app, "account", account_id)["stripes"] == 0
+
+
+@pytest.mark.parametrize("stripes", [0, -1, 65, None])
+def test_an_account_has_from_1_to_64_stripes(app: Connection, stripes: int | None) -> None:
+    open_account(app)
+    with raises("TLARG", "invalid_argument", "stripes"):
+        call(app, "stripe_account", SETTLEMENT, stripes)
+
+
+def test_an_unknown_account_is_not_striped(app: Connection) -> None:
+    for account_id in (99, 2**63 - 1, -(2**63)):
+        with raises("TLACC", "account_not_found", "account_id"):
+            call(app, "stripe_account", account_id, 2)
+
+
+STRIPE = "bank._account_of(account_id) = 1 and stripes < 0"
+
+
+@pytest.mark.parametrize(
+    ("tampering", "expected"),
+    [
+        (f"update bank.account set account_status = 'frozen' where {STRIPE} and account_id % 64 = 3", "stripe_differs"),
+        (f"update bank.account set currency = 'USD' where {STRIPE} and account_id % 64 = 3", "stripe_differs"),
+        (f"update bank.account set overdraft_limit_minor = 10 where {STRIPE} and account_id % 64 = 3", "stripe_differs"),
+        ("update bank.account set overdraft_limit_minor = 999 where account_id = 1", "stripe_differs"),
+        (f"update bank.account set stripes = -2 where {STRIPE} and account_id % 64 = 3", "stripe_differs"),
+        ("update bank.account set stripes = 15 where account_id = 1", "stripe_differs"),
+        ("update bank.account set stripes = 17 where account_id = 1", "stripe_missing"),
+        (f"delete from bank.account where {STRIPE} and version = 0 and account_id % 64 = 3", "stripe_missing"),
+    ],
+)
+def test_verify_finds_a_stripe_that_disagrees(
+    app: Connection, owner: Connection, tampering: str, expected: str
+) -> None:
+    open_account(app)
+    owner.execute(tampering.encode())
+    found = violations(app)
+    assert expected in {row["violation"] for row in found}
+    assert {row["account_id"] for row in found} == {SETTLEMENT}
