@@ -1,9 +1,12 @@
 """Accounts: opening one, reading one, and its balance."""
 
+from typing import Any
+
 import falcon
 import falcon.asgi
 import msgspec
 
+from service.coalescer import Coalescer
 from service.db import Pool, call
 from service.requests import LimitMinor, Request, Text, read_body, read_id
 from service.responses import answer
@@ -51,17 +54,32 @@ class Account:
         answer(resp, account)
 
 
+class Balances(Coalescer[int, dict[str, Any] | None]):
+    """Enquiries that wait together are one call of bank.balances, which reads all accounts at one moment."""
+
+    function = "balances"
+    flushes_max = 1  # a read waits for nobody, and one call at a time finds more to take with it
+
+    async def call(self, ledger_id: int, items: list[int]) -> list[dict[str, Any] | None]:
+        """Return the balance of each account, in order; None for an account that does not exist."""
+        rows = await call(self.pool, "balances", account_ids=list(set(items)), ledger_id=ledger_id)
+        balances = {row["account_id"]: row for row in rows}
+        return [balances.get(account_id) for account_id in items]
+
+
 class Balance:
     """GET /v1/accounts/{account_id}/balance: bank.balance."""
 
     scope = "accounts:read"
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, balances: Balances) -> None:
+        self._balances = balances
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, account_id: str) -> None:
-        """Read the balance of an account."""
+        """Read the balance of an account, together with what is read at the same moment."""
         ledger_id = req.context.principal.ledger_id
         number = read_id(account_id, "account_id")
-        [balance] = await call(self._pool, "balance", account_id=number, ledger_id=ledger_id)
+        balance = await self._balances.submit(ledger_id, number)
+        if balance is None:  # bank.balance says what is wrong with it
+            [balance] = await call(self._balances.pool, "balance", account_id=number, ledger_id=ledger_id)
         answer(resp, balance)

@@ -44,20 +44,14 @@ class Authentication:
         """Refuse the request before its body is read."""
         scope = getattr(resource, "scope", None)
         if scope is not None:
-            req.context.principal = await self._principal(req.get_header("Authorization") or "")
-            req.context.principal.require(scope)
-
-    async def _principal(self, header: str) -> Principal:
-        scheme, _, key = header.partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
-            raise _unauthenticated()
-        key_digest = digest(key.strip())
-        cached_at, principal = self._cache.get(key_digest, (float("-inf"), None))
-        if principal is None or time.monotonic() - cached_at > self._cache_seconds:
-            principal = await self._look_up(key_digest)
-        if time.time() >= principal.expires_at:
-            raise _unauthenticated()
-        return principal
+            key_digest = _key_digest(req.get_header("Authorization") or "")
+            cached_at, principal = self._cache.get(key_digest, (float("-inf"), None))
+            if principal is None or time.monotonic() - cached_at > self._cache_seconds:
+                principal = await self._look_up(key_digest)
+            if time.time() >= principal.expires_at:
+                raise _unauthenticated()
+            principal.require(scope)
+            req.context.principal = principal
 
     async def _look_up(self, key_digest: bytes) -> Principal:
         [row] = await call(self._pool, "authenticate", key_digest=key_digest)
@@ -70,6 +64,13 @@ class Authentication:
             self._cache.clear()
         self._cache[key_digest] = (time.monotonic(), principal)
         return principal
+
+
+def _key_digest(header: str) -> bytes:
+    scheme, _, key = header.partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        raise _unauthenticated()
+    return digest(key.strip())
 
 
 def _unauthenticated() -> Problem:

@@ -36,9 +36,9 @@ class Settings:
     graceful_timeout_seconds: int = 20
     """How long requests in flight may take to finish when the service stops."""
     coalescer_flushes_max: int = 2
-    """How many calls a worker has in flight for waiting postings; 0 sends each posting by itself."""
+    """How many calls a worker has in flight for waiting postings; 0 sends each posting and enquiry by itself."""
     coalescer_queue_max: int = 10_000
-    """How many postings may wait in a worker before more are answered with 503."""
+    """How many postings, and how many enquiries, may wait in a worker before more are answered with 503."""
     log_level: str = "info"
 
     @classmethod

@@ -62,7 +62,7 @@ async def call(pool: Pool, function: str, *, repeatable: bool = True, **argument
     Raises psycopg.Error; Problem database_unavailable when nothing was sent.
     """
     statement = _statement(function, tuple(arguments))
-    parameters = list(arguments.values())
+    parameters = [_array(value) if isinstance(value, list) else value for value in arguments.values()]
     for attempt in range(1, _ATTEMPTS_MAX + 1):
         try:
             async with pool.connection() as connection:
@@ -83,9 +83,22 @@ async def call(pool: Pool, function: str, *, repeatable: bool = True, **argument
 
 
 @cache
-def _statement(function: str, names: tuple[str, ...]) -> sql.Composed:
+def _statement(function: str, names: tuple[str, ...]) -> bytes:
     """select * from bank.function(name => %s, ...)."""
-    return sql.SQL("select * from {}({})").format(
+    statement = sql.SQL("select * from {}({})").format(
         sql.Identifier("bank", function),
         sql.SQL(", ").join([sql.SQL("{} => %s").format(sql.Identifier(name)) for name in names]),
     )
+    return statement.as_bytes()
+
+
+def _array(values: list[Any]) -> str:
+    """Return whole numbers, texts and nulls as PostgreSQL writes an array: psycopg takes ten times as long for it."""
+    return "{" + ",".join([_element(value) for value in values]) + "}"
+
+
+def _element(value: int | str | None) -> str:
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return "null" if value is None else str(value)

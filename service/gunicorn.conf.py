@@ -1,6 +1,10 @@
-"""gunicorn's settings, all from service.config."""
+"""gunicorn's settings, all from service.config, and the folder in which the workers' figures meet."""
+
+import shutil
+from typing import Any
 
 from service.config import Settings
+from service.worker import figures_directory
 
 _settings = Settings.from_environment()
 
@@ -15,3 +19,17 @@ backlog = 2048
 proc_name = "pgteller"
 control_socket_disable = True
 loglevel = "warning" if _settings.log_level == "info" else _settings.log_level
+raw_env = [f"PROMETHEUS_MULTIPROC_DIR={figures_directory()}"]
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Forget what a worker that is gone had waiting; what it has counted stays counted."""
+    # Not before raw_env is in force: at its first import prometheus-client decides where the figures are kept.
+    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415
+
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def on_exit(server: Any) -> None:
+    """Remove the folder, with the last worker gone."""
+    shutil.rmtree(figures_directory(), ignore_errors=True)

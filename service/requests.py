@@ -5,6 +5,7 @@ Only what the database could not be handed is refused here; what a value means i
 
 import json
 import re
+from functools import cache
 from typing import Annotated, Any, TypeVar
 
 import falcon.asgi
@@ -40,17 +41,18 @@ class Request(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 async def read_body(req: falcon.asgi.Request, form: type[S]) -> S:
     """Read a JSON body of this form; raises Problem that names the field, ValidationError likewise."""
-    media_type = (req.content_type or "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    media_type = req.content_type
+    if media_type != "application/json" and (media_type or "").partition(";")[0].strip().lower() != "application/json":
         raise Problem("unsupported_media_type")
     body = await _read(req)
     if not body:
         raise invalid("body", "is required")
+    decoder, json_fields = _decoder(form)
     try:
-        struct = msgspec.json.decode(body, type=form)
-        for name in struct.__struct_fields__:
-            if isinstance(value := getattr(struct, name), msgspec.Raw):
-                _check_json_object(name, bytes(value))
+        struct: S = decoder.decode(body)
+        for name in json_fields:
+            if (text := bytes(getattr(struct, name))) != b"{}":
+                _check_json_object(name, text)
     except msgspec.ValidationError:
         raise
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -61,6 +63,13 @@ async def read_body(req: falcon.asgi.Request, form: type[S]) -> S:
         # Members of any other type are refused at their first bracket.
         raise invalid("metadata", "is nested too deeply") from None
     return struct
+
+
+@cache
+def _decoder(form: type[Any]) -> tuple[msgspec.json.Decoder[Any], list[str]]:
+    """Return the decoder of a form, and the names of its fields that are any JSON."""
+    json_fields = [field.name for field in msgspec.structs.fields(form) if field.type is msgspec.Raw]
+    return msgspec.json.Decoder(form), json_fields
 
 
 def _member_at_fault(body: bytes, form: type[msgspec.Struct]) -> str | None:
@@ -83,11 +92,9 @@ async def _read(req: falcon.asgi.Request) -> bytes:
     limit_bytes = req.context.body_bytes_max
     if (req.content_length or 0) > limit_bytes:
         raise Problem("payload_too_large", limit_bytes=limit_bytes)
-    body = b""
-    while chunk := await req.stream.read(limit_bytes + 1 - len(body)):
-        body += chunk
-        if len(body) > limit_bytes:
-            raise Problem("payload_too_large", limit_bytes=limit_bytes)
+    body: bytes = await req.stream.read(limit_bytes + 1)
+    if len(body) > limit_bytes:
+        raise Problem("payload_too_large", limit_bytes=limit_bytes)
     return body
 
 

@@ -8,13 +8,15 @@ import msgspec
 
 from service.errors import Problem, from_outcome
 
+_encode = msgspec.json.Encoder().encode
+
 
 def answer(resp: falcon.asgi.Response, media: Any, status: str = falcon.HTTP_200, location: str | None = None) -> None:
     """Answer with JSON: integers exact, times in RFC 3339 UTC."""
     resp.status = status
-    resp.location = location
-    resp.content_type = "application/json"
-    resp.data = msgspec.json.encode(media)
+    if location is not None:
+        resp.location = location
+    resp.data = _encode(media)  # as application/json, Falcon's default
 
 
 def failure(posting: dict[str, Any], **members: Any) -> Problem:

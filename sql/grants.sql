@@ -28,6 +28,7 @@ to bank_app, bank_reader;
 grant execute on function
 bank.account,
 bank.balance,
+bank.balances,
 bank.statement,
 bank.get_transaction,
 bank.find_transaction,

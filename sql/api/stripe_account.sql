@@ -10,7 +10,7 @@
 -- Example: select * from bank.stripe_account(1, 32);
 create or replace function bank.stripe_account(
     account_id bigint,
-    stripes integer,
+    stripes bigint,
     ledger_id bigint default 1
 ) returns bank.account_detail
 language plpgsql security definer set search_path = bank, pg_temp as $$
@@ -29,7 +29,7 @@ begin
             'field', 'account_id', 'reason', 'has a limit or a hold', 'account_id', account_id
         ));
     end if;
-    perform bank._set_stripes(account_id, stripes, ledger_id);
+    perform bank._set_stripes(account_id, stripes::integer, ledger_id);
     return bank.account(account_id, ledger_id);
 end
 $$;

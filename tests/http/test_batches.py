@@ -30,6 +30,14 @@ def test_each_transfer_has_its_outcome_in_order(client: httpx.Client) -> None:
     assert (balance_of(client, ada), balance_of(client, bob)) == (45, 55)
 
 
+def test_texts_arrive_as_they_were_sent(client: httpx.Client) -> None:
+    ada, bob = open_account(client, balance_minor=100), open_account(client)
+    texts = ['"', "\\", '\\"', "a,b", "{x}", "null", "NULL", "x\ny\tz", "'", "%s", "€ 🏦", None]
+    rows = post(client, [item(ada, bob, 1, description=text) for text in texts]).json()["transfers"]
+    assert [row["description"] for row in rows] == texts
+    assert {row["transaction_status"] for row in rows} == {"success"}
+
+
 def test_a_retry_of_the_request_posts_nothing(client: httpx.Client) -> None:
     ada, bob = open_account(client, balance_minor=100), open_account(client)
     batch = [item(ada, bob, 10), item(ada, bob, 10, idempotency_key=uuid.uuid4().hex)]

@@ -1,4 +1,4 @@
-"""Postings that wait together are one call, and each gets the outcome that it would have got alone."""
+"""What waits together is one call, and each gets the answer that it would have got alone."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,10 +8,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from service.coalescer import Coalescer, Item
+from service.accounts import Balances
 from service.config import Settings
 from service.db import make_pool
 from service.errors import Problem
+from service.metrics import FLUSH_ITEMS
+from service.postings import Item, Postings
 from tests.conftest import Bank, Connection
 from tests.helpers import call, call_all, open_account, violations
 
@@ -22,13 +24,18 @@ def transfer(debit: int, credit: int, amount: int, key: str, metadata: str = "{}
     return Item("transfer", debit, credit, amount, key, None, None, metadata)
 
 
-def with_coalescer(bank: Bank, steps: Callable[[Coalescer], Awaitable[None]], **settings: int) -> None:
+def with_coalescer(
+    bank: Bank,
+    steps: Callable[[Any], Awaitable[None]],
+    kind: type[Postings] | type[Balances] = Postings,
+    **settings: int,
+) -> None:
     """Run the steps with a coalescer on the bank: one call in flight unless settings say otherwise."""
 
     async def run() -> None:
         chosen = replace(Settings(), database_url=bank.app_url, **{"coalescer_flushes_max": 1, **settings})  # type: ignore[arg-type]
         async with make_pool(chosen) as pool:
-            coalescer = Coalescer(pool, chosen)
+            coalescer = kind(pool, chosen)
             await steps(coalescer)
             await coalescer.drain()
 
@@ -71,12 +78,12 @@ def test_what_waits_together_is_posted_by_one_call_and_told_apart(
         Item("credit", None, ada, 5, " ", None, None, "{}"),
     ]
 
-    async def steps(coalescer: Coalescer) -> None:
+    async def steps(postings: Postings) -> None:
         with bank.connect("bank_owner", autocommit=False) as holder:
             holder.execute("select from bank.account where account_id = %s for update", [ada])
-            ahead = asyncio.create_task(coalescer.post(1, transfer(ada, bob, 1, "ahead")))
+            ahead = asyncio.create_task(postings.submit(1, transfer(ada, bob, 1, "ahead")))
             await waiting_for(owner, holder)
-            tasks = [asyncio.create_task(coalescer.post(1, item)) for item in items]
+            tasks = [asyncio.create_task(postings.submit(1, item)) for item in items]
             await asyncio.sleep(0)
             holder.rollback()
         assert (await ahead)["transaction_status"] == "success"
@@ -101,9 +108,9 @@ def test_ledgers_are_not_mixed_in_a_call(bank: Bank, app: Connection, owner: Con
     other = call(owner, "create_ledger", "Other")["ledger_id"]
     ours, theirs = open_account(app), open_account(app, ledger_id=other)
 
-    async def steps(coalescer: Coalescer) -> None:
+    async def steps(postings: Postings) -> None:
         tasks = [
-            coalescer.post(ledger_id, Item("credit", None, account_id, 1, f"k{n}", None, None, "{}"))
+            postings.submit(ledger_id, Item("credit", None, account_id, 1, f"k{n}", None, None, "{}"))
             for n in range(20)
             for ledger_id, account_id in ((1, ours), (other, theirs))
         ]
@@ -118,15 +125,15 @@ def test_ledgers_are_not_mixed_in_a_call(bank: Bank, app: Connection, owner: Con
 def test_a_full_queue_refuses_and_loses_nothing_that_it_took(bank: Bank, app: Connection, owner: Connection) -> None:
     ada, bob = open_account(app, 100), open_account(app)
 
-    async def steps(coalescer: Coalescer) -> None:
+    async def steps(postings: Postings) -> None:
         with bank.connect("bank_owner", autocommit=False) as holder:
             holder.execute("select from bank.account where account_id = %s for update", [ada])
-            taken = [asyncio.create_task(coalescer.post(1, transfer(ada, bob, 1, "a")))]
+            taken = [asyncio.create_task(postings.submit(1, transfer(ada, bob, 1, "a")))]
             await waiting_for(owner, holder)
-            taken += [asyncio.create_task(coalescer.post(1, transfer(ada, bob, 1, f"b{n}"))) for n in range(3)]
+            taken += [asyncio.create_task(postings.submit(1, transfer(ada, bob, 1, f"b{n}"))) for n in range(3)]
             await asyncio.sleep(0)
             with pytest.raises(Problem) as refused:
-                await coalescer.post(1, transfer(ada, bob, 1, "c"))
+                await postings.submit(1, transfer(ada, bob, 1, "c"))
             assert (refused.value.body["code"], refused.value.headers["Retry-After"]) == ("overloaded", "1")
             holder.rollback()
         assert {row["transaction_status"] for row in await asyncio.gather(*taken)} == {"success"}
@@ -138,10 +145,10 @@ def test_a_full_queue_refuses_and_loses_nothing_that_it_took(bank: Bank, app: Co
 def test_a_client_that_goes_away_takes_nothing_back(bank: Bank, app: Connection, owner: Connection) -> None:
     ada, bob = open_account(app, 100), open_account(app)
 
-    async def steps(coalescer: Coalescer) -> None:
+    async def steps(postings: Postings) -> None:
         with bank.connect("bank_owner", autocommit=False) as holder:
             holder.execute("select from bank.account where account_id = %s for update", [ada])
-            tasks = [asyncio.create_task(coalescer.post(1, transfer(ada, bob, 1, f"k{n}"))) for n in range(4)]
+            tasks = [asyncio.create_task(postings.submit(1, transfer(ada, bob, 1, f"k{n}"))) for n in range(4)]
             await waiting_for(owner, holder)
             for task in tasks[:2]:
                 task.cancel()
@@ -158,16 +165,16 @@ def test_a_broken_call_fails_everybody_in_it_and_the_next_one_works(
 ) -> None:
     ada, bob = open_account(app, 100), open_account(app)
 
-    async def steps(coalescer: Coalescer) -> None:
+    async def steps(postings: Postings) -> None:
         with bank.connect("bank_owner", autocommit=False) as holder:
             holder.execute("select from bank.account where account_id = %s for update", [ada])
-            tasks = [asyncio.create_task(coalescer.post(1, transfer(ada, bob, 1, f"k{n}"))) for n in range(3)]
+            tasks = [asyncio.create_task(postings.submit(1, transfer(ada, bob, 1, f"k{n}"))) for n in range(3)]
             await waiting_for(owner, holder)
             # What a call cannot survive: its time is up, first alone, then for the two behind it.
             outcomes: list[Outcome] = list(await asyncio.gather(*tasks, return_exceptions=True))
             assert all(isinstance(outcome, psycopg.errors.QueryCanceled) for outcome in outcomes)
             holder.rollback()
-        rows = await asyncio.gather(*(coalescer.post(1, transfer(ada, bob, 1, f"k{n}")) for n in range(3)))
+        rows = await asyncio.gather(*(postings.submit(1, transfer(ada, bob, 1, f"k{n}")) for n in range(3)))
         assert [row["replayed"] for row in rows] == [False] * 3
 
     with_coalescer(bank, steps, statement_timeout_seconds=1)
@@ -178,8 +185,61 @@ def test_switched_off_each_posting_is_a_call(bank: Bank, app: Connection, owner:
     ada, bob = open_account(app, 100), open_account(app)
     before = calls_of(owner)
 
-    async def steps(coalescer: Coalescer) -> None:
-        await asyncio.gather(*(coalescer.post(1, transfer(ada, bob, 1, f"k{n}")) for n in range(10)))
+    async def steps(postings: Postings) -> None:
+        await asyncio.gather(*(postings.submit(1, transfer(ada, bob, 1, f"k{n}")) for n in range(10)))
 
     with_coalescer(bank, steps, coalescer_flushes_max=0)
     assert calls_of(owner) == before + 10
+
+
+def calls_of_balances() -> tuple[float, float]:
+    """Return how many calls of bank.balances this process has made, and for how many enquiries."""
+    samples = {sample.name: sample.value for sample in next(iter(FLUSH_ITEMS.labels("balances").collect())).samples}
+    return samples["pgteller_coalescer_flush_items_count"], samples["pgteller_coalescer_flush_items_sum"]
+
+
+def test_balances_that_are_asked_for_together_are_one_call_and_told_apart(
+    bank: Bank, app: Connection, owner: Connection
+) -> None:
+    other = call(owner, "create_ledger", "Other")["ledger_id"]
+    ada, bob, theirs = open_account(app, 100), open_account(app, 7), open_account(app, 3, ledger_id=other)
+    before = calls_of_balances()
+
+    async def steps(balances: Balances) -> None:
+        with bank.connect("bank_owner", autocommit=False) as holder:
+            holder.execute("lock table bank.account in access exclusive mode")
+            ahead = asyncio.create_task(balances.submit(1, ada))
+            await waiting_for(owner, holder)
+            asked = [(1, ada), (1, bob), (1, 10**12), (1, ada), (1, theirs), (other, theirs), (1, 2**63 - 1)]
+            tasks = [asyncio.create_task(balances.submit(ledger_id, account_id)) for ledger_id, account_id in asked]
+            await asyncio.sleep(0)
+            holder.rollback()
+        rows = [row and row["balance_minor"] for row in await asyncio.gather(ahead, *tasks)]
+        assert rows == [100, 100, 7, None, 100, None, 3, None]
+
+    with_coalescer(bank, steps, Balances)
+    calls, enquiries = (after - b for after, b in zip(calls_of_balances(), before, strict=True))
+    assert (calls, enquiries) == (3, 8)  # one alone, one for each ledger
+
+
+def test_a_balance_shows_what_was_acknowledged_before_it_was_asked_for(bank: Bank, app: Connection) -> None:
+    account_ids = [open_account(app) for _ in range(8)]
+
+    async def steps(balances: Balances) -> None:
+        postings = Postings(balances.pool, replace(Settings(), coalescer_flushes_max=2))
+
+        async def credit_and_ask(number: int) -> None:
+            account_id = account_ids[number % len(account_ids)]
+            for turn in range(20):
+                item = Item("credit", None, account_id, 1, f"{number}-{turn}", None, None, "{}")
+                posting = await postings.submit(1, item)
+                balance = await balances.submit(1, account_id)
+                assert balance is not None
+                assert balance["version"] >= posting["credit_version"]
+                assert balance["balance_minor"] == balance["version"]
+
+        await asyncio.gather(*(credit_and_ask(number) for number in range(32)))
+        await postings.drain()
+
+    with_coalescer(bank, steps, Balances)
+    assert [call(app, "balance", account_id)["balance_minor"] for account_id in account_ids] == [80] * 8

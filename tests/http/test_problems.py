@@ -69,11 +69,11 @@ def test_what_goes_wrong_inside_is_in_the_log_and_not_in_the_answer(bank: Bank) 
         with bank.connect("bank_owner") as owner, http.client(key) as client:
             account_id = open_account(client)
             owner.execute(f"""
-                create or replace function bank.balance(account_id bigint, ledger_id bigint default 1)
-                returns bank.account_balance language plpgsql
+                create or replace function bank.account(account_id bigint, ledger_id bigint default 1)
+                returns bank.account_detail language plpgsql
                 as $$ begin raise exception '{SECRET}' using detail = '{SECRET}', hint = '{SECRET}'; end $$
             """)
-            answer = client.get(f"/v1/accounts/{account_id}/balance", headers={"X-Request-ID": "the-failed-one"})
+            answer = client.get(f"/v1/accounts/{account_id}", headers={"X-Request-ID": "the-failed-one"})
             problem_of(answer, 500, "internal_error")
             assert SECRET not in answer.text
             assert SECRET not in str(answer.headers)
@@ -81,7 +81,7 @@ def test_what_goes_wrong_inside_is_in_the_log_and_not_in_the_answer(bank: Bank) 
             assert SECRET in http.log()
 
             # The worker goes on.
-            assert client.get(f"/v1/accounts/{account_id}").status_code == 200
+            assert client.get(f"/v1/accounts/{account_id}/balance").status_code == 200
     finally:
         http.stop()
 

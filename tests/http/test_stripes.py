@@ -21,6 +21,6 @@ def test_a_hot_account_is_striped_and_behaves_as_before(client: httpx.Client) ->
 def test_stripes_are_for_accounts_without_limit_and_for_admins(client: httpx.Client, service: Service) -> None:
     path = f"/v1/accounts/{open_account(client)}/stripes"
     problem_of(client.put(path, json={"stripes": 2}), 422, "account_limited")
-    assert fields_of(problem_of(client.put(path, json={"stripes": 65}), 400, "invalid_argument")) == ["stripes"]
+    assert fields_of(problem_of(client.put(path, json={"stripes": 65}), 400, "invalid_request")) == ["stripes"]
     with service.http.client(service.create_key("accounts:write")) as other:
         problem_of(other.put(path, json={"stripes": 2}), 403, "insufficient_scope")

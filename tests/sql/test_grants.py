@@ -14,7 +14,7 @@ DENIED = (psycopg.errors.InsufficientPrivilege, psycopg.errors.ObjectNotInPrereq
 
 VIEWS = {"account_balance", "account_detail", "account_transaction", "currency", "error", "posting", "statement_line"}
 # The views call the last two: arithmetic on ids, which reads nothing.
-READS = {"account", "balance", "statement", "get_transaction", "find_transaction", "verify", "_account_of", "_stripe_id"}
+READS = {"account", "balance", "balances", "statement", "get_transaction", "find_transaction", "verify", "_account_of", "_stripe_id"}
 WRITES = {"open_account", "credit", "debit", "transfer", "post", "post_transfers", "stripe_account"}
 WRITES |= {"require_success", "authenticate", "health"}
 
