@@ -13,7 +13,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -
 DEPENDENCIES = pyproject.toml constraints.txt
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 run: $(VENV)/run.stamp ## run the bank here: PostgreSQL, migrations, HTTP on PORT (8000); Ctrl-C stops it
 	@exec $(BIN)/pgteller serve
@@ -28,8 +28,11 @@ check: $(VENV)/dev.stamp ## lint, strict types, SQL lint, tests
 	$(BIN)/sqlfluff lint sql migrations
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(VENV)/dev.stamp ## run the benchmarks, see benchmarks/README.md
-	$(BIN)/python -m benchmarks.run
+bench: $(VENV)/bench.stamp ## measure ours and its peers in 6 minutes, see benchmarks/README.md; ARGS="--only http"
+	$(BIN)/python -m benchmarks.run $(ARGS)
+
+bench-full: $(VENV)/bench.stamp ## the same with every workload, and growth to 20 million transfers: 45 minutes
+	$(BIN)/python -m benchmarks.run --full $(ARGS)
 
 docs: $(VENV)/dev.stamp ## write the generated documentation anew
 	$(BIN)/python -m service.docs
@@ -45,6 +48,11 @@ $(VENV)/dev.stamp: $(VENV)/python.stamp $(DEPENDENCIES)
 	@$(PIP_INSTALL) '.[dev]'
 	@touch $@ $(VENV)/run.stamp
 
+$(VENV)/bench.stamp: $(VENV)/python.stamp $(DEPENDENCIES)
+	@echo "Installing into $(VENV), with what development and the benchmarks need"
+	@$(PIP_INSTALL) '.[dev,bench]'
+	@touch $@ $(VENV)/dev.stamp $(VENV)/run.stamp
+
 $(VENV)/python.stamp:
 	@command -v $(PYTHON) > /dev/null || { \
 		echo "$(PYTHON) is not installed. Install Python 3.11 or later, or say make PYTHON=..." >&2; exit 1; }
@@ -55,4 +63,4 @@ $(VENV)/python.stamp:
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-.PHONY: help run test check bench docs
+.PHONY: help run test check bench bench-full docs

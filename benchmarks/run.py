@@ -1,161 +1,123 @@
-"""Measure pgteller against others on one server, in turn, and print medians and ratios.
+"""Measure pgteller against others on one server, in turn, and print medians, ratios and what issue 3 asks of them.
 
-    python -m benchmarks.run [--seconds 8] [--rounds 3] [--clients 16]
+    python -m benchmarks.run [--full] [--only GROUP or WORKLOAD ...] [--seconds 3] [--rounds 3]
 
-A PostgreSQL of its own, with the durable settings that `make run` uses and room for WAL, is started and destroyed.
-What is compared runs interleaved, because the machine is noisy: read the ratios, not the numbers. The load generator
-(pgbench) shares the machine's cores with the server. The ledger is verified after the run. Raw figures go to
-benchmarks/results/.
+A PostgreSQL of its own, with the durable settings that `make run` uses and room for WAL, is started and destroyed. What
+is compared runs interleaved, because the machine is noisy: read the ratios, not the numbers. The load generators share
+the machine's cores with the server. The ledger is verified after each group. Raw figures go to benchmarks/results/, and
+so do the plots and the page that are drawn from them.
 """
 
 import argparse
-import json
-import platform
-import re
-import statistics
-import subprocess
 import sys
-import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import psycopg
+from benchmarks import berka, growth, http_workloads, report, sql_workloads
+from benchmarks.load import wrk_version
+from benchmarks.machine import facts
+from benchmarks.plan import Group, Options
+from benchmarks.server import Bench, running_bench
 
-from service.embedded import EmbeddedPostgres
-from service.migrate import migrate
+RESULTS = Path(__file__).resolve().parent / "results"
 
-HERE = Path(__file__).resolve().parent
-ACCOUNTS = 100_000
-TPCB_SCALE = 50
-SERVER_SETTINGS = {"shared_buffers": "1GB", "max_wal_size": "8GB", "checkpoint_timeout": "30min"}
-SHOWN_SETTINGS = (
-    "server_version", "fsync", "synchronous_commit", "full_page_writes", "shared_buffers", "max_wal_size",
-)  # fmt: skip
+GROUPS: dict[str, Callable[[Bench], Group]] = {
+    "sql": lambda bench: sql_workloads.run_group(bench, "sql"),
+    "batch": lambda bench: sql_workloads.run_group(bench, "batch"),
+    "connections": lambda bench: sql_workloads.run_group(bench, "connections"),
+    "http": lambda bench: http_workloads.run_group(bench, "http"),
+    "statements": lambda bench: http_workloads.run_group(bench, "statements"),
+    "berka": berka.run_group,
+    "storage": growth.run_storage,
+    "growth": growth.run_growth,
+}
+FULL_ONLY = {"growth"}
+WORKLOADS = {
+    name: workloads
+    for tables in (sql_workloads.TABLES, http_workloads.TABLES, berka.TABLES, growth.TABLES)
+    for name, workloads in tables.items()
+}
 
 
-def main() -> int:
-    """Run every workload `rounds` times, interleaved; return 1 when the ledger does not verify."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the groups that are wanted; return 1 when a ledger did not verify, or when wrk is missing with --need-wrk."""
+    parsed = _parser().parse_args(arguments)
+    options = Options(
+        seconds=parsed.seconds or (4 if parsed.full else 3),
+        rounds=parsed.rounds or (5 if parsed.full else 3),
+        full=parsed.full,
+        only=tuple(parsed.only),
+        accounts=parsed.accounts,
+        tpcb_scale=parsed.tpcb_scale,
+        seed=parsed.seed,
+        warm_up_seconds=parsed.warm_up,
+        pgledger=parsed.pgledger,
+        tigerbeetle=parsed.tigerbeetle,
+    )
+    if parsed.growth:
+        options = replace(options, growth=tuple(parsed.growth))
+    if parsed.need_wrk and wrk_version() is None:
+        print("wrk is not installed: apt install wrk", file=sys.stderr)
+        return 1
+    path = parsed.results / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
+    groups: dict[str, Group] = {}
+    try:
+        _run(options, path, groups)
+    except KeyboardInterrupt:
+        print(f"Stopped; {path} has: {', '.join(groups)}" if groups else "Stopped", file=sys.stderr)
+        return 130
+    print(report.text(report.read(path)))
+    print(f"\nRaw figures: {path}")
+    report.draw(parsed.results)
+    return 1 if any(group.violations for group in groups.values()) else 0
+
+
+def _run(options: Options, path: Path, groups: dict[str, Group]) -> None:
+    """Run the groups that are wanted one after another, and write down what is known after each."""
+    with running_bench(options) as bench:
+        about = facts(bench)
+        for name, run in GROUPS.items():
+            if _is_wanted(name, options):
+                print(name, flush=True)
+                started = time.monotonic()
+                groups[name] = run(bench)
+                report.write(path, about, groups)
+                print(f"  {time.monotonic() - started:.0f} seconds", flush=True)
+
+
+def _is_wanted(group: str, options: Options) -> bool:
+    """Whether a group is to be run: named itself or by one of its workloads, or nothing is named."""
+    if options.only:
+        return group in options.only or any(workload.name in options.only for workload in WORKLOADS[group])
+    return options.full or group not in FULL_ONLY
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--clients", type=int, default=16)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="pgteller-bench-") as directory:
-        server = EmbeddedPostgres(Path(directory), settings=SERVER_SETTINGS)
-        server.start()
-        try:
-            return run(server, options)
-        finally:
-            server.destroy()
-
-
-def run(server: EmbeddedPostgres, options: argparse.Namespace) -> int:
-    """Prepare both databases, measure in turn, report."""
-    prepare(server)
-    workloads = {
-        "pgbench TPC-B-like": ("tpcb", []),
-        "bank.transfer, uniform": ("bank", ["-f", str(HERE / "workloads" / "transfer.sql")]),
-        "bank.credit, one settlement account": ("bank", ["-f", str(HERE / "workloads" / "credit.sql")]),
-    }
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in workloads}
-    for number in range(1, options.rounds + 1):
-        for name, (dbname, arguments) in workloads.items():
-            result = pgbench(server, dbname, arguments, options)
-            runs[name].append(result)
-            print(f"round {number}  {name:38} {result['tps']:8,.0f}/s", flush=True)
-    violations = verify(server)
-    report(server, options, runs, violations)
-    return 1 if violations else 0
-
-
-def prepare(server: EmbeddedPostgres) -> None:
-    """Make a bank with ACCOUNTS accounts that may overdraw, and pgbench's own tables."""
-    with psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection:
-        connection.execute("create database bank")
-        connection.execute("create database tpcb")
-    migrate(server.conninfo("bank"))
-    with psycopg.connect(server.conninfo("bank"), autocommit=True) as connection:
-        connection.execute("select bank.open_account('Load', 'EUR', 9007199254740991) from generate_series(1, %s)",
-                           [ACCOUNTS])  # fmt: skip
-        connection.execute("vacuum analyze")
-    command(server, "tpcb", ["-q", "-i", "-s", str(TPCB_SCALE)])
-    with psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection:
-        connection.execute("checkpoint")
-
-
-def pgbench(server: EmbeddedPostgres, dbname: str, arguments: list[str], options: argparse.Namespace) -> dict[str, Any]:
-    """Run pgbench once and read its summary; a failed transaction is counted apart."""
-    clients = str(options.clients)
-    common = ["-n", "-M", "prepared", "-c", clients, "-j", "2", "-T", str(options.seconds), "-P", "60"]
-    output = command(server, dbname, [*common, *arguments])
-    found = {
-        "tps": r"tps = ([\d.]+)",
-        "latency_ms_average": r"latency average = ([\d.]+)",
-        "latency_ms_deviation": r"latency stddev = ([\d.]+)",
-        "failed": r"number of failed transactions: (\d+)",
-    }
-    return {name: float(match[1]) for name, pattern in found.items() if (match := re.search(pattern, output))}
-
-
-def command(server: EmbeddedPostgres, dbname: str, arguments: list[str]) -> str:
-    """Run the pgbench that belongs to the server."""
-    done = subprocess.run(
-        [str(server.binaries / "pgbench"), *arguments, server.conninfo(dbname)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode != 0:
-        sys.exit(done.stderr)
-    return done.stdout
-
-
-def verify(server: EmbeddedPostgres) -> int:
-    """Return how many violations the ledger has after the run."""
-    with psycopg.connect(server.conninfo("bank"), autocommit=True) as connection:
-        row = connection.execute("select count(*) from bank.verify(null)").fetchone()
-    assert row is not None
-    return int(row[0])
-
-
-def report(
-    server: EmbeddedPostgres, options: argparse.Namespace, runs: dict[str, list[dict[str, Any]]], violations: int
-) -> None:
-    """Print medians with their spread and the ratio to the first workload, and keep the raw figures."""
-    base = statistics.median(run["tps"] for run in next(iter(runs.values())))
-    print(f"\n{'':38}   median     min     max   ratio  failed")
-    for name, results in runs.items():
-        rates = [result["tps"] for result in results]
-        median = statistics.median(rates)
-        failed = sum(result.get("failed", 0) for result in results)
-        print(f"{name:38} {median:8,.0f}{min(rates):8,.0f}{max(rates):8,.0f}{median / base:8.2f}{failed:8,.0f}")
-    print(f"verify(): {violations} violations")
-    with psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection:
-        settings = {name: connection.execute(f"show {name}").fetchone()[0] for name in SHOWN_SETTINGS}  # type: ignore[index]
-    raw = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain") else ""),
-        "cpu": cpu(),
-        "settings": settings,
-        "options": vars(options),
-        "violations": violations,
-        "runs": runs,
-    }
-    folder = HERE / "results"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
-    path.write_text(json.dumps(raw, indent=1) + "\n")
-    print(f"{raw['commit']} · {raw['cpu']} · {settings} · {path.name}")
-
-
-def git(*arguments: str) -> str:
-    """Return what git prints."""
-    return subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def cpu() -> str:
-    """Return the processor's name and the number of cores."""
-    names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) or [platform.processor()]
-    return f"{len(names)} x {names[0]}"
+    parser.add_argument(
+        "--full", action="store_true", help="every workload, longer runs, growth to 20 million transfers"
+    )
+    names = [*GROUPS, *(workload.name for workloads in WORKLOADS.values() for workload in workloads)]
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", choices=names, help="groups or workloads: " + ", ".join(names)
+    )
+    parser.add_argument("--seconds", type=int, help="of each run of a workload: 3, with --full 4")
+    parser.add_argument("--warm-up", type=int, default=1, help="seconds of each workload that do not count")
+    parser.add_argument("--rounds", type=int, help="3, with --full 5")
+    parser.add_argument("--accounts", type=int, default=100_000)
+    parser.add_argument("--tpcb-scale", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=1, help="of the random numbers")
+    parser.add_argument("--growth", type=int, nargs="+", metavar="TRANSFERS", help="where growth is measured")
+    parser.add_argument("--pgledger", type=Path, metavar="FILE", help="pgledger.sql of a checkout of pgr0ss/pgledger")
+    parser.add_argument("--tigerbeetle", metavar="ADDRESS", help="of a TigerBeetle server, such as 3000")
+    parser.add_argument("--need-wrk", action="store_true", help="fail when wrk is not installed, instead of a note")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder of the raw figures, the page and the plots"
+    )
+    return parser
 
 
 if __name__ == "__main__":
