@@ -7,6 +7,7 @@ lock row behind.
 
 import getpass
 import json
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -22,6 +23,12 @@ _MIGRATION_LOCK = 7_358_835_537
 # From this version on, who creates a role without being a superuser cannot take that role unless the server is told so.
 # The role that a hosting provider hands out is such a one.
 _CREATOR_IS_NO_MEMBER = 160_000
+
+
+# Each function of the schema with the transaction that wrote it last.
+_FUNCTIONS = """
+select p.oid::regprocedure::text, p.xmin::text from pg_proc as p where p.pronamespace = 'bank'::regnamespace
+"""
 
 
 def migrate(database_owner_url: str, app_password: str | None = None) -> list[str]:
@@ -58,18 +65,32 @@ def set_app_password(connection: psycopg.Connection, password: str) -> None:
 
 def load_sql(connection: Any) -> None:
     """Load every file of sql/ as bank_owner and note what is installed; called by migrations/post-apply.py."""
-    errors = {code: facts for code, facts in error_catalogue().items() if facts["kind"] != "service"}
+    errors = {
+        code: {**facts, "precedence": number}
+        for number, (code, facts) in enumerate(error_catalogue().items(), 1)
+        if facts["kind"] != "service"
+    }
     with connection.cursor() as cursor:
         cursor.execute("set local role bank_owner")
         # Functions call each other in no particular order.
         cursor.execute("set local check_function_bodies = off")
-        for path in sql_files():
-            try:
-                cursor.execute(path.read_text(encoding="utf-8"))
-            except psycopg.Error as error:
-                error.add_note(f"while loading {path}")
-                raise
+        *definitions, grants = sql_files()
+        before = set(cursor.execute(_FUNCTIONS).fetchall())
+        for path in definitions:
+            _load(cursor, path)
+        # What was not created anew just now has no file any more. (Grants would touch it too.)
+        for function, _ in before & set(cursor.execute(_FUNCTIONS).fetchall()):
+            cursor.execute(f"drop function {function}")
+        _load(cursor, grants)
         cursor.execute("select bank._install(%s, %s, %s)", [last_migration_id(), sql_digest(), json.dumps(errors)])
+
+
+def _load(cursor: Any, path: Path) -> None:
+    try:
+        cursor.execute(path.read_text(encoding="utf-8"))
+    except psycopg.Error as error:
+        error.add_note(f"while loading {path}")
+        raise
 
 
 def _yoyo_url(database_url: str, server_version: int) -> str:

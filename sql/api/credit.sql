@@ -4,7 +4,8 @@
 -- Returns the recorded transaction; a rejection is a row with transaction_status failure and a failure_code.
 -- Locks: both accounts, in ascending account_id, until the caller's transaction ends.
 -- Errors raised, in this order: invalid_amount, invalid_argument, account_not_found, idempotency_key_reused.
--- Rejections recorded, in this order: same_account, account_closed, account_frozen, balance_overflow.
+-- Rejections recorded, in this order: same_account, account_closed, account_frozen, balance_overflow,
+-- balance_above_maximum.
 -- Example: select * from bank.credit(2, 12500, idempotency_key => 'salary-2026-11');
 create or replace function bank.credit(
     account_id bigint,

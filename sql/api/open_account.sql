@@ -47,7 +47,7 @@ begin
         perform bank._raise('unknown_currency', jsonb_build_object('field', 'currency', 'reason', 'is not a known currency code'));
     end if;
 
-    perform bank._settlement_account(currency, ledger_id);
+    perform bank._book_account('settlement', currency, ledger_id);
 
     insert into bank.account (ledger_id, holder_name, currency, overdraft_limit_minor, external_id, metadata)
     values (ledger_id, holder_name, currency, overdraft_limit_minor, external_id, coalesce(metadata, '{}'))

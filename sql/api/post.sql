@@ -7,13 +7,15 @@
 -- At most 10,000 items.
 -- atomic: false posts each item that can be posted; true posts all or none, and the first item that cannot be posted
 -- stops the batch: it is recorded as always, the others have failure_code batch_aborted and are not recorded.
+-- groups: neighbours with the same number, not null, are linked: all of them are posted or none; atomic is one group of
+-- all items. batch_aborted is then the code of the others in the group.
 -- Returns one row an item, in order. Where the singular function would raise, the row has no transaction_id, and
 -- failure_code and failure_detail are the error.
 -- Locks: all accounts of the batch, in ascending account_id, until the caller's transaction ends.
 -- Errors raised: invalid_argument for arrays of different lengths, unknown types or too many items. Errors of an item,
 -- in this order: invalid_amount, invalid_argument, account_not_found, idempotency_key_reused, batch_aborted.
 -- Rejections recorded, in this order: same_account, account_closed, account_frozen, currency_mismatch,
--- insufficient_funds, balance_overflow.
+-- insufficient_funds, balance_overflow, and the limits of the accounts.
 -- Example: select * from bank.post(array['credit', 'debit'], array[null, 2], array[2, null], array[500, 250]);
 create or replace function bank.post(
     transaction_types text[],
@@ -25,13 +27,14 @@ create or replace function bank.post(
     external_ids text[] default null,
     metadatas jsonb[] default null,
     atomic boolean default false,
-    ledger_id bigint default 1
+    ledger_id bigint default 1,
+    groups integer[] default null
 ) returns setof bank.posting
 language plpgsql security definer set search_path = bank, pg_temp as $$
 declare
     fault constant jsonb := bank._batch_fault(
         transaction_types, debit_account_ids, credit_account_ids, amounts_minor,
-        idempotency_keys, descriptions, external_ids, metadatas
+        idempotency_keys, descriptions, external_ids, metadatas, groups
     );
 begin
     if fault is not null then
@@ -39,7 +42,8 @@ begin
     end if;
     return query select * from bank._post(
         transaction_types::bank.transaction_type[], debit_account_ids, credit_account_ids, amounts_minor,
-        idempotency_keys, descriptions, external_ids, metadatas, coalesce(atomic, false), ledger_id
+        idempotency_keys, descriptions, external_ids, metadatas,
+        case when atomic then array_fill(1, array[cardinality(amounts_minor)]) else groups end, ledger_id
     );
 end
 $$;

@@ -22,14 +22,34 @@ begin
         return query select * from bank._striped_statement(account_id, before_version, page_size, ledger_id);
         return;
     end if;
+    -- The page is cut out of the entries before anything is joined: then it costs the same at any depth of the history.
     return query
-    select *
-    from bank.statement_line as s
-    where s.ledger_id = statement.ledger_id
-        and s.account_id = statement.account_id
-        and s.version < coalesce(before_version, 9223372036854775807)
-    order by s.version desc
-    limit page_size;
+    select
+        e.account_id,
+        e.version,
+        e.transaction_id,
+        t.transaction_type,
+        e.amount_minor,
+        e.balance_after_minor,
+        case
+            when t.legs is null
+                then bank._account_of(case when e.amount_minor < 0 then t.credit_account_id else t.debit_account_id end)
+        end,
+        t.description,
+        t.external_id,
+        e.created_at,
+        e.ledger_id
+    from (
+        select *
+        from bank.entry as x
+        where x.ledger_id = statement.ledger_id
+            and x.account_id = statement.account_id
+            and x.version < coalesce(before_version, 9223372036854775807)
+        order by x.version desc
+        limit page_size
+    ) as e
+    inner join bank.transaction as t on e.ledger_id = t.ledger_id and e.transaction_id = t.transaction_id
+    order by e.version desc;
 end
 $$;
 

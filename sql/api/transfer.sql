@@ -5,7 +5,8 @@
 -- Locks: both accounts, in ascending account_id, until the caller's transaction ends.
 -- Errors raised, in this order: invalid_amount, invalid_argument, account_not_found, idempotency_key_reused.
 -- Rejections recorded, in this order: same_account, account_closed, account_frozen, currency_mismatch,
--- insufficient_funds, balance_overflow.
+-- insufficient_funds, balance_overflow, and the limits of the accounts: balance_below_minimum, balance_above_maximum,
+-- transaction_limit_exceeded, then amount and count of day, week and month (day_amount_exceeded, ...).
 -- Example: select * from bank.transfer(2, 3, 500, idempotency_key => 'lunch-17', description => 'Lunch');
 create or replace function bank.transfer(
     debit_account_id bigint,

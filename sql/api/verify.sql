@@ -26,13 +26,25 @@ language sql stable security definer set search_path = bank, pg_temp as $$
         where $1 is null or e.ledger_id = $1
         window chain as (partition by e.ledger_id, e.account_id order by e.version)
     ), leg as (
-        select t.*, side.account_id, side.version, side.amount_minor as leg_minor
+        select t.*, side.account_id, side.version, side.amount_minor as leg_minor, t.currency as leg_currency
         from transaction as t
         cross join lateral (
             values
             (t.debit_account_id, t.debit_version, -t.amount_minor),
             (t.credit_account_id, t.credit_version, t.amount_minor)
         ) as side (account_id, version, amount_minor)
+        where t.legs is null
+
+        union all
+        select
+            t.*, case when x.stripe is null then x.account_id else bank._stripe_id(x.account_id, x.stripe) end,
+            x.version, x.amount_minor, x.currency
+        from transaction as t
+        cross join lateral jsonb_to_recordset(t.legs) as x (
+            account_id bigint, amount_minor bigint, currency text, version bigint, stripe integer
+        )
+    ), hold as (
+        select * from bank.hold as h where $1 is null or h.ledger_id = $1
     ), found (violation, ledger_id, account_id, transaction_id, version, detail) as (
         -- The sum of all entries of a currency is zero.
         select
@@ -93,7 +105,7 @@ language sql stable security definer set search_path = bank, pg_temp as $$
         left join entry as e
             on l.ledger_id = e.ledger_id and l.account_id = e.account_id and l.version = e.version
             and l.transaction_id = e.transaction_id and l.leg_minor = e.amount_minor and l.created_at = e.created_at
-        where l.transaction_status = 'success' and e.version is null
+        where l.transaction_status = 'success' and l.transaction_type not in ('hold', 'void') and e.version is null
 
         union all
         select
@@ -110,11 +122,11 @@ language sql stable security definer set search_path = bank, pg_temp as $$
         select
             case when a.account_id is null then 'account_missing' else 'currency_differs' end,
             l.ledger_id, l.account_id, l.transaction_id, l.version,
-            jsonb_build_object('currency', l.currency, 'account_currency', a.currency)
+            jsonb_build_object('currency', l.leg_currency, 'account_currency', a.currency)
         from leg as l
         left join account as a on l.ledger_id = a.ledger_id and l.account_id = a.account_id
         where a.account_id is null
-            or (l.transaction_status = 'success' and a.currency <> l.currency)
+            or (l.transaction_status = 'success' and a.currency <> l.leg_currency)
 
         union all
         select
@@ -122,6 +134,64 @@ language sql stable security definer set search_path = bank, pg_temp as $$
         from entry as e
         left join account as a on e.ledger_id = a.ledger_id and e.account_id = a.account_id
         where a.account_id is null
+
+        union all
+        -- What is held is what is left of the open holds, and each hold's captures are those that were posted.
+        select
+            'held_differs', a.ledger_id, a.account_id, null, a.version,
+            jsonb_build_object('held_minor', a.held_minor, 'open_minor', coalesce(h.open_minor, 0))
+        from account as a
+        left join (
+            select x.ledger_id, x.account_id, sum(greatest(x.amount_minor - x.captured_minor, 0)) as open_minor
+            from hold as x
+            where x.hold_status = 'open'
+            group by x.ledger_id, x.account_id
+        ) as h on a.ledger_id = h.ledger_id and a.account_id = h.account_id
+        where a.held_minor <> coalesce(h.open_minor, 0)
+
+        union all
+        select
+            'hold_differs', coalesce(h.ledger_id, t.ledger_id), h.account_id, coalesce(h.hold_id, t.transaction_id), null,
+            jsonb_build_object(
+                'captured_minor', h.captured_minor, 'posted_minor', coalesce(c.captured_minor, 0), 'amount_minor', t.amount_minor
+            )
+        from hold as h
+        full join (
+            select * from transaction as x where x.transaction_type = 'hold' and x.transaction_status = 'success'
+        ) as t on h.ledger_id = t.ledger_id and h.hold_id = t.transaction_id
+        left join (
+            select x.ledger_id, x.original_transaction_id, sum(x.amount_minor) as captured_minor
+            from transaction as x
+            where x.transaction_type = 'capture' and x.transaction_status = 'success'
+            group by x.ledger_id, x.original_transaction_id
+        ) as c on h.ledger_id = c.ledger_id and h.hold_id = c.original_transaction_id
+        where (h.account_id, h.amount_minor, h.captured_minor)
+            is distinct from (t.debit_account_id, t.amount_minor, coalesce(c.captured_minor, 0))
+
+        union all
+        -- No more is reversed than there was.
+        select
+            'reversal_exceeds_original', r.ledger_id, null, r.original_transaction_id, null,
+            jsonb_build_object('reversed_minor', r.reversed_minor, 'amount_minor', t.amount_minor)
+        from (
+            select x.ledger_id, x.original_transaction_id, sum(x.amount_minor) as reversed_minor, count(*) as reversals
+            from transaction as x
+            where x.transaction_type = 'reversal' and x.transaction_status = 'success'
+            group by x.ledger_id, x.original_transaction_id
+        ) as r
+        left join transaction as t
+            on r.ledger_id = t.ledger_id and r.original_transaction_id = t.transaction_id and t.transaction_status = 'success'
+        where t.transaction_id is null
+            or t.legs is null and r.reversed_minor > t.amount_minor
+            or t.legs is not null and r.reversals > 1
+
+        union all
+        -- Postings look at limits only where the account says that there are some.
+        select 'limit_overlooked', a.ledger_id, a.account_id, null, a.version, jsonb_build_object('limited', a.limited)
+        from account as a
+        where a.limited <> exists (
+                select from bank.account_limit as l where a.ledger_id = l.ledger_id and a.account_id = l.account_id
+            )
 
         union all
         -- A stripe is of an account without limit, and agrees with it; postings read the stripe alone.

@@ -15,8 +15,11 @@ language sql stable parallel safe as $$
     from (
         values
         (1, transaction_type = 'credit', 'account_id', credit_account_id),
-        (2, transaction_type = 'debit' and (debit_account_id is null or not debit_found), 'account_id', debit_account_id),
-        (3, transaction_type = 'debit', 'beneficiary_account_id', credit_account_id),
+        (
+            2, transaction_type in ('debit', 'hold') and (debit_account_id is null or not debit_found),
+            'account_id', debit_account_id
+        ),
+        (3, transaction_type in ('debit', 'hold'), 'beneficiary_account_id', credit_account_id),
         (4, debit_account_id is null, 'debit_account_id', null),
         (5, credit_account_id is null, 'credit_account_id', null),
         (6, not debit_found, 'debit_account_id', debit_account_id),

@@ -3,14 +3,15 @@ create or replace function bank._install(migration_id text, sql_digest text, err
 language plpgsql as $$
 begin
     delete from bank.error as e where not errors ? e.code;
-    insert into bank.error (code, sqlstate, http_status, kind, title, meaning, retry)
-    select entry.key, facts.sqlstate, facts.http_status, facts.kind, facts.title, facts.meaning, facts.retry
+    insert into bank.error (code, precedence, sqlstate, http_status, kind, title, meaning, retry)
+    select entry.key, facts.precedence, facts.sqlstate, facts.http_status, facts.kind, facts.title, facts.meaning, facts.retry
     from jsonb_each(errors) as entry
     cross join jsonb_to_record(entry.value) as facts (
-        sqlstate text, http_status smallint, kind text, title text, meaning text, retry text
+        precedence smallint, sqlstate text, http_status smallint, kind text, title text, meaning text, retry text
     )
     on conflict (code) do update
-    set sqlstate = excluded.sqlstate,
+    set precedence = excluded.precedence,
+        sqlstate = excluded.sqlstate,
         http_status = excluded.http_status,
         kind = excluded.kind,
         title = excluded.title,

@@ -5,14 +5,17 @@
 -- null, as in bank._post_one. Returns a row an item, in order: what bank._post_one would have returned, or, where it
 -- would have raised, a row without transaction_id whose failure_code and failure_detail are the error.
 --
--- atomic: all or none. The first item that is not posted stops the batch; its rejection is recorded as always, and
--- every other item has failure_code batch_aborted, is not recorded, and keeps its idempotency key for another time.
+-- groups: neighbours with the same number, not null, are all posted or none of them. The first item of a group that is
+-- not posted stops it; its rejection is recorded as always, and every other item of the group has failure_code
+-- batch_aborted, is not recorded, and keeps its idempotency key for another time.
+--
+-- Where an account has limits of its own the items go through bank._post_one, one after another (bank._post_each).
 --
 -- Locks: all accounts of the batch, FOR NO KEY UPDATE, in ascending account_id, then one stripe of each striped
 -- account, until the caller's transaction ends.
--- Keys are looked up after the locks are held, in a statement of its own: a lock wait does not refresh the snapshot
--- of the statement that waited. A key that another batch with other accounts inserts meanwhile shows as a row too few;
--- what was inserted is taken back then, which nobody has seen, and the batch is decided again.
+-- Keys are not looked up before they are needed: nearly always all are new, and then the insert is the proof. Where it
+-- meets a used one, what was inserted is taken back, the keys are looked up in a statement of its own (a lock wait does
+-- not refresh the snapshot of the statement that waited), and the batch is decided again.
 create or replace function bank._post(
     transaction_types bank.transaction_type[],
     debit_account_ids bigint[],
@@ -22,7 +25,7 @@ create or replace function bank._post(
     descriptions text[],
     external_ids text[],
     metadatas jsonb[],
-    atomic boolean,
+    groups integer[],
     ledger_id bigint
 ) returns setof bank.posting
 language plpgsql as $$
@@ -37,10 +40,10 @@ declare
     statuses bank.account_status[];
     currencies text[];
     balances bigint[];
-    availables bigint[];
+    headrooms bigint[];
     versions bigint[];
     versions_before bigint[];
-    stripe bank.account;
+    stripe bank._postable;
     stripe_position integer;
     posted_at timestamptz;
     -- Items. first_items: the first item with the same key. used_ids: the transaction that used the key before.
@@ -48,7 +51,7 @@ declare
     credit_ranks integer[];
     first_items integer[];
     used_ids bigint[];
-    key_items integer[];
+    key_items bigint[];
     -- Outcomes. new_ids: transactions of this call; replayed_ids: of an earlier call, or of an earlier item.
     new_ids bigint[];
     debit_row_ids bigint[];
@@ -62,17 +65,34 @@ declare
     debit_versions bigint[];
     credit_versions bigint[];
     recorded_count integer;
-    inserted_count integer;
-    stopped_by integer;
+    group_start integer; -- first item of the group of the item in hand
+    stopped_by integer; -- the item that stopped that group
+    any_stopped boolean;
+    any_limited boolean;
+    any_held boolean;
+    any_replayed boolean;
+    looked_up boolean := false;
+    violations integer := 0;
     amount bigint;
+    debit_balance bigint;
+    credit_balance bigint;
+    failure_code text;
     d integer;
     c integer;
     same integer;
+    texts_faulty constant boolean := exists (
+        select from unnest(idempotency_keys, descriptions, external_ids, metadatas)
+            as item (key, description, external_id, metadata)
+        where bank._posting_fault(item.key, item.description, item.external_id, item.metadata) is not null
+    );
     facts jsonb;
     recorded bank.posting;
     result bank.posting;
 begin
-    if array_position(debit_account_ids, null) is not null or array_position(credit_account_ids, null) is not null then
+    if array_position(debit_account_ids, null) is not null
+        or array_position(credit_account_ids, null) is not null
+        or array_position(transaction_types, 'credit') is not null -- a debit account that is given is not looked at
+    then
         select array_agg(sides.debit_id order by sides.n), array_agg(sides.credit_id order by sides.n)
         into debit_account_ids, credit_account_ids
         from bank._with_settlement_accounts(transaction_types, debit_account_ids, credit_account_ids, ledger_id) as sides;
@@ -99,23 +119,52 @@ begin
         window ids as (order by u.id)
     ) as side;
 
+    if idempotency_keys is not null then
+        select array_agg(k.first_item order by k.n)
+        into first_items
+        from (
+            select item.n, min(item.n) over (partition by item.key) as first_item
+            from unnest(idempotency_keys) with ordinality as item (key, n)
+        ) as k;
+    end if;
+
     loop
         select
             array_agg(a.account_id),
             array_agg(a.account_status),
             array_agg(a.currency),
             array_agg(a.balance_minor),
-            array_agg(a.balance_minor - a.held_minor + a.overdraft_limit_minor),
+            array_agg(a.overdraft_limit_minor - a.held_minor),
             array_agg(a.version),
-            greatest(clock_timestamp(), max(a.last_entry_at))
-        into account_ids, statuses, currencies, balances, availables, versions, posted_at
+            greatest(clock_timestamp(), max(a.last_entry_at)),
+            coalesce(bool_or(a.limited), false),
+            coalesce(bool_or(a.held_minor > 0), false)
+        into account_ids, statuses, currencies, balances, headrooms, versions, posted_at, any_limited, any_held
         from (
-            select x.*
+            select
+                x.account_id, x.account_status, x.currency, x.balance_minor, x.held_minor, x.overdraft_limit_minor,
+                x.version, x.last_entry_at, x.limited
             from bank.account as x
             where x.ledger_id = _post.ledger_id and x.account_id = any(ranked_ids) and x.stripes = 0
             order by x.account_id
             for no key update
         ) as a;
+
+        if any_limited then
+            return query select * from bank._post_each(
+                transaction_types, debit_account_ids, credit_account_ids, amounts_minor,
+                idempotency_keys, descriptions, external_ids, metadatas, groups, ledger_id
+            );
+            return;
+        end if;
+        if any_held then
+            perform bank._end_expired_holds(a.account_id, _post.ledger_id)
+            from bank.account as a
+            where a.ledger_id = _post.ledger_id and a.account_id = any(account_ids) and a.held_minor > 0;
+            select array_agg(a.overdraft_limit_minor - a.held_minor order by a.account_id) into headrooms
+            from bank.account as a
+            where a.ledger_id = _post.ledger_id and a.account_id = any(account_ids);
+        end if;
 
         positions := array_fill(null::integer, array[cardinality(ranked_ids)]);
         d := 1;
@@ -134,7 +183,7 @@ begin
                     statuses := statuses || stripe.account_status;
                     currencies := currencies || stripe.currency;
                     balances := balances || stripe.balance_minor;
-                    availables := availables || null::bigint;
+                    headrooms := headrooms || null::bigint;
                     versions := versions || stripe.version;
                     posted_at := greatest(posted_at, stripe.last_entry_at);
                     positions[i] := cardinality(account_ids);
@@ -143,17 +192,15 @@ begin
         end loop;
         versions_before := versions;
 
-        if idempotency_keys is not null then
-            select array_agg(k.first_item order by k.n), array_agg(k.used_id order by k.n)
-            into first_items, used_ids
-            from (
-                select item.n, min(item.n) over (partition by item.key) as first_item, t.transaction_id as used_id
-                from unnest(idempotency_keys) with ordinality as item (key, n)
-                left join bank.transaction as t
-                    on t.ledger_id = _post.ledger_id and t.idempotency_key = item.key
-            ) as k;
-            key_items := array_fill(null::integer, array[item_count]);
+        if looked_up then
+            select array_agg((
+                select t.transaction_id from bank.transaction as t
+                where t.ledger_id = _post.ledger_id and t.idempotency_key = item.key
+            ) order by item.n)
+            into used_ids
+            from unnest(idempotency_keys) with ordinality as item (key, n);
         end if;
+        key_items := nulls;
 
         new_ids := nulls;
         debit_row_ids := nulls;
@@ -167,16 +214,32 @@ begin
         item_currencies := failure_codes;
         failure_details := array_fill(null::jsonb, array[item_count]);
         recorded_count := 0;
+        group_start := 1;
         stopped_by := null;
+        any_stopped := false;
+        any_replayed := false;
 
         for i in 1 .. item_count loop
+            if groups[i] is distinct from groups[group_start] or groups[i] is null then
+                group_start := i;
+                stopped_by := null;
+            end if;
+            if stopped_by is not null then
+                failure_codes[i] := 'batch_aborted';
+                failure_details[i] := jsonb_build_object(
+                    'field', 'group', 'reason', format('item %s was not posted', stopped_by), 'stopped_by', stopped_by
+                );
+                continue;
+            end if;
+
             amount := amounts_minor[i];
             d := positions[debit_ranks[i]];
             c := positions[credit_ranks[i]];
             if (amount between 1 and 9007199254740991) is not true then
                 failure_codes[i] := 'invalid_amount';
                 failure_details[i] := '{"field": "amount_minor", "reason": "is not from 1 to 9007199254740991"}';
-            elsif bank._posting_fault(idempotency_keys[i], descriptions[i], external_ids[i], metadatas[i]) is not null then
+            elsif texts_faulty
+                and bank._posting_fault(idempotency_keys[i], descriptions[i], external_ids[i], metadatas[i]) is not null then
                 failure_codes[i] := 'invalid_argument';
                 failure_details[i] := bank._posting_fault(
                     idempotency_keys[i], descriptions[i], external_ids[i], metadatas[i]
@@ -193,6 +256,7 @@ begin
                     select * into recorded from bank.posting as p
                     where p.ledger_id = _post.ledger_id and p.transaction_id = used_ids[i];
                 else
+                    recorded := null; -- it may be what another item found
                     recorded.transaction_id := new_ids[same];
                     recorded.transaction_type := transaction_types[same];
                     recorded.debit_account_id := debit_account_ids[same];
@@ -212,28 +276,31 @@ begin
                     failure_details[i] := facts;
                 else
                     replayed_ids[i] := recorded.transaction_id;
+                    any_replayed := true;
                     failure_codes[i] := recorded.failure_code;
                 end if;
             else
-                failure_codes[i] := bank._rejection(
+                debit_balance := balances[d];
+                credit_balance := balances[c];
+                failure_code := bank._rejection(
                     debit_account_ids[i] = credit_account_ids[i], statuses[d], statuses[c], currencies[d], currencies[c],
-                    balances[d], availables[d], balances[c], amount
+                    debit_balance, debit_balance + headrooms[d], credit_balance, amount
                 );
-                if failure_codes[i] is null then
-                    balances[d] := balances[d] - amount;
-                    balances[c] := balances[c] + amount;
-                    availables[d] := availables[d] - amount;
-                    availables[c] := availables[c] + amount;
+                if failure_code is null then
+                    balances[d] := debit_balance - amount;
+                    balances[c] := credit_balance + amount;
                     versions[d] := versions[d] + 1;
                     versions[c] := versions[c] + 1;
-                    debit_balances[i] := balances[d];
-                    credit_balances[i] := balances[c];
+                    debit_balances[i] := debit_balance - amount;
+                    credit_balances[i] := credit_balance + amount;
                     debit_versions[i] := versions[d];
                     credit_versions[i] := versions[c];
                 else
+                    failure_codes[i] := failure_code;
                     failure_details[i] := bank._rejection_facts(
                         failure_codes[i], debit_account_ids[i], credit_account_ids[i],
-                        statuses[d], currencies[d], currencies[c], balances[d], availables[d], balances[c], amount
+                        statuses[d], currencies[d], currencies[c],
+                        debit_balance, debit_balance + headrooms[d], credit_balance, amount
                     );
                 end if;
                 item_currencies[i] := currencies[d];
@@ -245,55 +312,85 @@ begin
                     key_items[first_items[i]] := i;
                 end if;
             end if;
-            if atomic and failure_codes[i] is not null then
+            if groups[i] is not null and failure_codes[i] is not null then
                 stopped_by := i;
-                exit;
+                any_stopped := true;
+                for j in reverse i - 1 .. group_start loop
+                    if new_ids[j] is not null then
+                        d := positions[debit_ranks[j]];
+                        c := positions[credit_ranks[j]];
+                        balances[d] := balances[d] + amounts_minor[j];
+                        balances[c] := balances[c] - amounts_minor[j];
+                        versions[d] := versions[d] - 1;
+                        versions[c] := versions[c] - 1;
+                        debit_balances[j] := null;
+                        credit_balances[j] := null;
+                        debit_versions[j] := null;
+                        credit_versions[j] := null;
+                        item_currencies[j] := null;
+                        new_ids[j] := null;
+                        recorded_count := recorded_count - 1;
+                        if idempotency_keys[j] is not null then
+                            key_items[first_items[j]] := null;
+                        end if;
+                        if idempotency_keys[j] = idempotency_keys[i] then
+                            failure_details[i] := failure_details[i] - 'transaction_id'; -- it is there no more
+                        end if;
+                    end if;
+                    replayed_ids[j] := null;
+                    failure_codes[j] := 'batch_aborted';
+                    failure_details[j] := jsonb_build_object(
+                        'field', 'group', 'reason', format('item %s was not posted', i), 'stopped_by', i
+                    );
+                end loop;
             end if;
         end loop;
 
-        if stopped_by is not null then
-            for i in 1 .. item_count loop
-                if i <> stopped_by then
-                    new_ids[i] := null;
-                    replayed_ids[i] := null;
-                    failure_codes[i] := 'batch_aborted';
-                    failure_details[i] := jsonb_build_object('field', 'atomic', 'reason', format('item %s was not posted', stopped_by), 'stopped_by', stopped_by);
-                end if;
-            end loop;
-            recorded_count := (new_ids[stopped_by] is not null)::integer;
-            debit_balances := nulls;
-            credit_balances := nulls;
-            debit_versions := nulls;
-            credit_versions := nulls;
+        if any_stopped and idempotency_keys is not null and not looked_up then
+            -- An earlier item may be a replay that stops its group before this one does.
+            looked_up := true;
+            continue;
         end if;
 
         exit when recorded_count = 0;
-        insert into bank.transaction (
-            ledger_id, transaction_id, debit_account_id, credit_account_id, amount_minor, debit_version, credit_version,
-            created_at, transaction_type, transaction_status, currency, failure_code, failure_detail,
-            idempotency_key, description, external_id, metadata
-        )
-        select
-            ledger_id, item.id, item.debit_id, item.credit_id, item.amount, item.debit_version, item.credit_version,
-            posted_at, item.type,
-            case when item.code is null then 'success' else 'failure' end::bank.transaction_status,
-            item.currency, item.code, item.detail, item.key, item.description, item.external_id, nullif(item.metadata, '{}')
-        from unnest(
-            new_ids, debit_row_ids, credit_row_ids, amounts_minor, debit_versions, credit_versions,
-            transaction_types, item_currencies, failure_codes, failure_details,
-            idempotency_keys, descriptions, external_ids, metadatas
-        ) as item (
-            id, debit_id, credit_id, amount, debit_version, credit_version,
-            type, currency, code, detail, key, description, external_id, metadata
-        )
-        where item.id is not null
-        on conflict do nothing;
-        get diagnostics inserted_count = row_count;
-        exit when inserted_count = recorded_count;
-        delete from bank.transaction as t where t.ledger_id = _post.ledger_id and t.transaction_id = any(new_ids);
+        begin
+            insert into bank.transaction (
+                ledger_id, transaction_id, debit_account_id, credit_account_id, amount_minor, debit_version, credit_version,
+                created_at, transaction_type, transaction_status, currency, failure_code, failure_detail,
+                idempotency_key, description, external_id, metadata
+            )
+            select
+                ledger_id, item.id, item.debit_id, item.credit_id, item.amount, item.debit_version, item.credit_version,
+                posted_at, item.type,
+                case when item.code is null then 'success' else 'failure' end::bank.transaction_status,
+                item.currency, item.code, item.detail, item.key, item.description, item.external_id, nullif(item.metadata, '{}')
+            from unnest(
+                new_ids, debit_row_ids, credit_row_ids, amounts_minor, debit_versions, credit_versions,
+                transaction_types, item_currencies, failure_codes, failure_details,
+                idempotency_keys, descriptions, external_ids, metadatas
+            ) as item (
+                id, debit_id, credit_id, amount, debit_version, credit_version,
+                type, currency, code, detail, key, description, external_id, metadata
+            )
+            where item.id is not null
+            order by item.key;
+            exit;
+        exception
+            when unique_violation then
+                -- A fixed snapshot cannot see the key that is in the way: only a new transaction can decide.
+                if looked_up and current_setting('transaction_isolation') <> 'read committed' then
+                    raise serialization_failure;
+                end if;
+                -- Every round sees keys that were not there before; what comes back every time is no key.
+                violations := violations + 1;
+                if violations > 10 then
+                    raise;
+                end if;
+                looked_up := true;
+        end;
     end loop;
 
-    if recorded_count > 0 and stopped_by is null then
+    if recorded_count > 0 then
         insert into bank.entry (
             ledger_id, account_id, version, transaction_id, amount_minor, balance_after_minor, created_at
         )
@@ -307,12 +404,41 @@ begin
             (item.debit_id, item.debit_version, -item.amount, item.debit_balance),
             (item.credit_id, item.credit_version, item.amount, item.credit_balance)
         ) as side (account_id, version, amount, balance_after)
-        where item.debit_version is not null;
+        where item.debit_version is not null
+        order by side.account_id, side.version;
 
         update bank.account as a
         set balance_minor = changed.balance, version = changed.version, last_entry_at = posted_at
         from unnest(account_ids, balances, versions, versions_before) as changed (id, balance, version, version_before)
         where a.ledger_id = _post.ledger_id and a.account_id = changed.id and changed.version <> changed.version_before;
+    end if;
+
+    if not any_replayed then
+        return query
+        select
+            item.id, item.type,
+            case when item.code is null then 'success' else 'failure' end::bank.transaction_status,
+            item.code, item.detail, item.amount, item.currency,
+            item.debit_id, item.credit_id,
+            case when item.debit_id = item.debit_row_id then item.debit_balance end,
+            case when item.credit_id = item.credit_row_id then item.credit_balance end,
+            case when item.debit_id = item.debit_row_id then item.debit_version end,
+            case when item.credit_id = item.credit_row_id then item.credit_version end,
+            item.key, item.description, item.external_id,
+            coalesce(item.metadata, '{}'), case when item.id is not null then posted_at end, false, ledger_id,
+            null::bigint, null::bigint, null::numeric, null::numeric, null::jsonb
+        from unnest(
+            new_ids, transaction_types, failure_codes, failure_details, amounts_minor, item_currencies,
+            debit_account_ids, credit_account_ids, debit_row_ids, credit_row_ids,
+            debit_balances, credit_balances, debit_versions, credit_versions,
+            idempotency_keys, descriptions, external_ids, metadatas
+        ) with ordinality as item (
+            id, type, code, detail, amount, currency,
+            debit_id, credit_id, debit_row_id, credit_row_id, debit_balance, credit_balance, debit_version, credit_version,
+            key, description, external_id, metadata, n
+        )
+        order by item.n;
+        return;
     end if;
 
     for i in 1 .. item_count loop
@@ -331,7 +457,8 @@ begin
                 case when positions[debit_ranks[i]] < stripe_position then debit_versions[i] end,
                 case when positions[credit_ranks[i]] < stripe_position then credit_versions[i] end,
                 idempotency_keys[i], descriptions[i], external_ids[i],
-                coalesce(metadatas[i], '{}'), case when new_ids[i] is not null then posted_at end, false, ledger_id
+                coalesce(metadatas[i], '{}'), case when new_ids[i] is not null then posted_at end, false, ledger_id,
+                null, null, null, null, null
             );
         end if;
         return next result;

@@ -7,6 +7,7 @@ create or replace function bank._posting_fault(
 ) returns jsonb
 language sql stable parallel safe as $$
     select case
+        when coalesce(idempotency_key, description, external_id) is null and metadata = '{}' then null
         when bank._text_fault(idempotency_key, 255) is not null
             then jsonb_build_object('field', 'idempotency_key', 'reason', bank._text_fault(idempotency_key, 255))
         when bank._text_fault(description, 500) is not null

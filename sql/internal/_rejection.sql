@@ -16,7 +16,8 @@ language sql immutable parallel safe as $$
     select case
         when same_account then 'same_account'
         when debit_status = 'closed' or credit_status = 'closed' then 'account_closed'
-        when debit_status = 'frozen' or credit_status = 'frozen' then 'account_frozen'
+        when debit_status in ('frozen', 'debits_frozen') or credit_status in ('frozen', 'credits_frozen')
+            then 'account_frozen'
         when debit_currency <> credit_currency then 'currency_mismatch'
         when debit_available_minor < amount_minor then 'insufficient_funds'
         when debit_balance_minor - amount_minor < -9007199254740991

@@ -18,7 +18,7 @@ language sql stable parallel safe as $$
             'account_id', case debit_status when 'closed' then debit_account_id else credit_account_id end
         )
         when 'account_frozen' then jsonb_build_object(
-            'account_id', case debit_status when 'frozen' then debit_account_id else credit_account_id end
+            'account_id', case when debit_status in ('frozen', 'debits_frozen') then debit_account_id else credit_account_id end
         )
         when 'currency_mismatch' then jsonb_build_object(
             'debit_currency', debit_currency, 'credit_currency', credit_currency

@@ -9,13 +9,16 @@ create or replace function bank._replay(
     description text,
     external_id text,
     metadata jsonb,
-    ledger_id bigint
+    ledger_id bigint,
+    original_transaction_id bigint default null,
+    legs jsonb default null
 ) returns bank.posting
 language plpgsql as $$
 declare
     recorded bank.posting := bank.find_transaction(idempotency_key, ledger_id);
     facts constant jsonb := bank._reuse_facts(
-        recorded, transaction_type, debit_account_id, credit_account_id, amount_minor, description, external_id, metadata
+        recorded, transaction_type, debit_account_id, credit_account_id, amount_minor, description, external_id, metadata,
+        original_transaction_id, legs
     );
 begin
     if facts is not null then

@@ -7,14 +7,7 @@ declare
     first_id constant bigint := bank._stripe_id(account_id, 0);
     last_id constant bigint := bank._stripe_id(account_id, 63);
 begin
-    perform from bank.account as a
-    where a.ledger_id = _set_stripes.ledger_id and a.account_id = _set_stripes.account_id
-    for no key update;
-    perform from bank.account as a
-    where a.ledger_id = _set_stripes.ledger_id
-        and a.account_id between first_id and last_id
-    order by a.account_id
-    for no key update;
+    perform bank._lock_rows(account_id, ledger_id);
 
     insert into bank.account (
         ledger_id, account_id, stripes, holder_name, currency, account_type, account_status, overdraft_limit_minor

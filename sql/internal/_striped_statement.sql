@@ -41,7 +41,10 @@ begin
         t.transaction_type,
         line.amount_minor,
         balance_minor - line.newer_minor,
-        bank._account_of(case when line.amount_minor < 0 then t.credit_account_id else t.debit_account_id end),
+        case
+            when t.legs is null
+                then bank._account_of(case when line.amount_minor < 0 then t.credit_account_id else t.debit_account_id end)
+        end,
         t.description,
         t.external_id,
         line.created_at,

@@ -1,23 +1,47 @@
 -- The seed's Transaction table: one row for each account that a transaction names, failed attempts included. The
--- ledger's own settlement accounts, which the seed does not know, are left out.
+-- ledger's own accounts (settlement, liquidity, clearing), which the seed does not know, are left out, and so are holds
+-- and voids, which move nothing.
 create or replace view bank.account_transaction as
 select
     t.transaction_id,
     a.account_id,
-    t.amount_minor as amount,
+    side.amount_minor as amount,
     side.transaction_type,
     initcap(t.transaction_status::text) as transaction_status,
     t.created_at as timestamp,
     t.ledger_id
 from bank.transaction as t
 cross join
-    lateral (values (t.debit_account_id, 'Debit'), (t.credit_account_id, 'Credit'))
-        as side (account_id, transaction_type)
+    lateral (
+        select
+            bank._account_of(t.debit_account_id) as account_id,
+            t.amount_minor,
+            'Debit' as transaction_type
+        where t.legs is null
+
+        union all
+
+        select
+            bank._account_of(t.credit_account_id) as account_id,
+            t.amount_minor,
+            'Credit' as transaction_type
+        where t.legs is null
+
+        union all
+
+        select
+            (leg ->> 'account_id')::bigint as account_id,
+            abs((leg ->> 'amount_minor')::bigint) as amount_minor,
+            case when (leg ->> 'amount_minor')::bigint < 0 then 'Debit' else 'Credit' end as transaction_type
+        from jsonb_array_elements(t.legs) as leg
+    ) as side
 inner join bank.account as a
     on
         t.ledger_id = a.ledger_id
-        and bank._account_of(side.account_id) = a.account_id
-where not a.settlement;
+        and side.account_id = a.account_id
+where
+    not (a.settlement or a.liquidity or a.clearing)
+    and t.transaction_type not in ('hold', 'void');
 
 comment on view bank.account_transaction is
 'Transactions in the shape of the seed: transaction_type Credit or Debit, transaction_status Success or Failure, '

@@ -25,7 +25,12 @@ select
     coalesce(t.metadata, '{}') as metadata,
     t.created_at,
     false as replayed,
-    t.ledger_id
+    t.ledger_id,
+    t.original_transaction_id,
+    t.counterpart_ledger_id,
+    t.exchange_rate,
+    t.exchange_residue_minor,
+    t.legs
 from bank.transaction as t
 left join bank.entry as d
     on

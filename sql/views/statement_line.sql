@@ -1,4 +1,5 @@
 -- An entry with the transaction behind it, seen from one account. amount_minor is signed: a credit is more than zero.
+-- A transaction of several legs has no single counterparty.
 -- The lines of a striped account have no version and no balance here, because they follow from the order of the lines
 -- of all stripes: bank.statement works them out.
 create or replace view bank.statement_line as
@@ -9,8 +10,10 @@ select
     t.transaction_type,
     e.amount_minor,
     e.balance_after_minor,
-    bank._account_of(case when e.amount_minor < 0 then t.credit_account_id else t.debit_account_id end)
-        as counterparty_account_id,
+    case
+        when t.legs is null
+            then bank._account_of(case when e.amount_minor < 0 then t.credit_account_id else t.debit_account_id end)
+    end as counterparty_account_id,
     t.description,
     t.external_id,
     e.created_at,
@@ -31,8 +34,10 @@ select
     t.transaction_type,
     e.amount_minor,
     null::bigint as balance_after_minor,
-    bank._account_of(case when e.amount_minor < 0 then t.credit_account_id else t.debit_account_id end)
-        as counterparty_account_id,
+    case
+        when t.legs is null
+            then bank._account_of(case when e.amount_minor < 0 then t.credit_account_id else t.debit_account_id end)
+    end as counterparty_account_id,
     t.description,
     t.external_id,
     e.created_at,

@@ -203,8 +203,9 @@ def test_a_bank_that_has_accounts_cannot_be_rolled_back(bank: Bank) -> None:
     before = catalog(bank.owner_url)
     with pytest.raises(psycopg.errors.RaiseException, match="stripes have entries"):
         roll_back_to_before(bank.owner_url, MIGRATION_IDS[0])
+    # What came after the stripes could be taken back, and is put back.
+    assert migrate(bank.owner_url) == [migration for migration in MIGRATION_IDS if migration > "0003.stripes"]
     assert catalog(bank.owner_url) == before
-    assert migrate(bank.owner_url) == []
     assert post(bank.owner_url) == 100
 
 
@@ -251,6 +252,7 @@ def test_a_lock_row_that_a_crash_left_behind_does_not_block(empty: str) -> None:
     [
         "drop function bank.health()",
         "drop view bank.posting cascade",
+        "create function bank._retired(integer) returns integer language sql return 1",
         "grant all on all tables in schema bank to bank_app",
         "grant execute on function bank._post_one to public",
         "delete from bank.error where code = 'account_not_found'",
