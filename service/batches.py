@@ -6,7 +6,16 @@ import falcon.asgi
 import msgspec
 
 from service.db import Pool, call
-from service.requests import AccountId, AmountMinor, Request, Text, read_body, read_idempotency_key
+from service.requests import (
+    AccountId,
+    AmountMinor,
+    PostingQuery,
+    Request,
+    Text,
+    read_body,
+    read_dry_run,
+    read_idempotency_key,
+)
 from service.responses import answer, failure
 
 
@@ -18,10 +27,14 @@ class BatchItem(Request, frozen=True):
     amount_minor: AmountMinor
     idempotency_key: Text | None = None
     description: Text | None = None
+    group: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
+    """Neighbours with the same number are linked: all of them are posted or none."""
 
 
 class TransferBatchRequest(Request, frozen=True):
     """The transfers in order, and whether they stand or fall together."""
+
+    query = PostingQuery
 
     transfers: Annotated[list[BatchItem], msgspec.Meta(min_length=1, max_length=10_000)]
     atomic: bool = False
@@ -39,18 +52,22 @@ class TransferBatch:
         """Answer with an outcome for each transfer, in order; an item without a key has the header's and its number."""
         key = read_idempotency_key(req)
         body = await read_body(req, TransferBatchRequest)
-        items = body.transfers
+        items, dry_run = body.transfers, read_dry_run(req)
         rows = await call(
             self._pool,
             "post_transfers",
+            dry_run=dry_run,
             debit_account_ids=[item.debit_account_id for item in items],
             credit_account_ids=[item.credit_account_id for item in items],
             amounts_minor=[item.amount_minor for item in items],
             idempotency_keys=[item.idempotency_key or f"{key}:{number}" for number, item in enumerate(items, 1)],
             descriptions=[item.description for item in items],
             atomic=body.atomic,
+            groups=[item.group for item in items],
             ledger_id=req.context.principal.ledger_id,
         )
+        if dry_run:
+            resp.set_header("Dry-Run", "true")
         if body.atomic:
             _raise_if_stopped(rows)
         answer(resp, {"transfers": rows})

@@ -240,7 +240,7 @@ def keys_group() -> None:
     "scopes",
     multiple=True,
     type=click.Choice(keys.SCOPES),
-    help="What it may do; repeat it for several.  [default: all but admin]",
+    help="What it may do; repeat it for several.  [default: all but transactions:force and admin]",
 )
 @click.option("--expires-in-days", type=click.IntRange(1, 36_500), help="Never when not given.")
 @click.option("--ledger", "ledger_id", type=int, default=1, show_default=True)
@@ -257,7 +257,7 @@ def keys_create(
                 "create_api_key",
                 name=name,
                 key_digest=keys.digest(key),
-                scopes=list(scopes or keys.SCOPES[:-1]),
+                scopes=list(scopes or keys.SCOPES_BY_DEFAULT),
                 expires_at=datetime.now(UTC) + timedelta(days=expires_in_days) if expires_in_days else None,
                 ledger_id=ledger_id,
             )

@@ -39,6 +39,8 @@ class Settings:
     """How many calls a worker has in flight for waiting postings; 0 sends each posting and enquiry by itself."""
     coalescer_queue_max: int = 10_000
     """How many postings, and how many enquiries, may wait in a worker before more are answered with 503."""
+    hold_sweep_seconds: int = 60
+    """How often each worker ends holds whose deadline has passed; 0: never. They do not count after it anyhow."""
     log_level: str = "info"
 
     @classmethod
@@ -78,6 +80,7 @@ VARIABLES = {
     "graceful_timeout_seconds": "GRACEFUL_TIMEOUT_SECONDS",
     "coalescer_flushes_max": "COALESCER_FLUSHES_MAX",
     "coalescer_queue_max": "COALESCER_QUEUE_MAX",
+    "hold_sweep_seconds": "HOLD_SWEEP_SECONDS",
     "log_level": "LOG_LEVEL",
 }
 
@@ -111,4 +114,5 @@ _CONVERTERS: dict[str, Callable[[str], object]] = {
     "graceful_timeout_seconds": _count,
     "coalescer_flushes_max": _count,
     "coalescer_queue_max": _count,
+    "hold_sweep_seconds": _count,
 }

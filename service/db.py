@@ -11,6 +11,7 @@ from psycopg import AsyncConnection, sql
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import set_json_loads
 from psycopg.types.numeric import Int8Dumper
+from psycopg.types.string import TextLoader
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from service.config import Settings
@@ -50,15 +51,20 @@ async def _configure(connection: AsyncConnection[Any]) -> None:
     await connection.execute("set role bank_app")
     # One type for every integer, so that small and large ids share a prepared statement.
     connection.adapters.register_dumper(int, Int8Dumper)
+    # Fractions are numeric. As text they leave as PostgreSQL writes them; str(Decimal) may have an exponent.
+    connection.adapters.register_loader("numeric", TextLoader)
     # JSON passes through as it is: decoding it would make floats of its numbers.
     set_json_loads(msgspec.Raw, connection)
 
 
-async def call(pool: Pool, function: str, *, repeatable: bool = True, **arguments: Any) -> list[DictRow]:
+async def call(
+    pool: Pool, function: str, *, repeatable: bool = True, dry_run: bool = False, **arguments: Any
+) -> list[DictRow]:
     """Call a function of schema bank by named arguments and return its rows.
 
     repeatable: the call may be sent again when the connection broke and its outcome is not known: a read, or a
     posting with an idempotency key. A serialization failure or a deadlock left nothing behind and is always retried.
+    dry_run: take back what the function did, a posting, and return what it would have returned.
     Raises psycopg.Error; Problem database_unavailable when nothing was sent.
     """
     statement = _statement(function, tuple(arguments))
@@ -66,6 +72,8 @@ async def call(pool: Pool, function: str, *, repeatable: bool = True, **argument
     for attempt in range(1, _ATTEMPTS_MAX + 1):
         try:
             async with pool.connection() as connection:
+                if dry_run:
+                    return await _dry_run(connection, statement, parameters)
                 cursor = await connection.execute(statement, parameters)
                 return await cursor.fetchall()
         except PoolTimeout:
@@ -80,6 +88,19 @@ async def call(pool: Pool, function: str, *, repeatable: bool = True, **argument
             if answered or not repeatable or attempt == _ATTEMPTS_MAX:
                 raise
     raise AssertionError("unreachable")
+
+
+async def _dry_run(connection: AsyncConnection[DictRow], statement: bytes, parameters: list[Any]) -> list[DictRow]:
+    """Post and roll back. It is all sent at once, so that no lock waits for the network."""
+    async with connection.pipeline(), connection.transaction(force_rollback=True):
+        cursor = await connection.execute(statement, parameters)
+    postings = await cursor.fetchall()
+    for posting in postings:
+        if not posting["replayed"]:  # else it is the transaction that was recorded then
+            posting["transaction_id"] = None
+            if posting["transaction_type"] == "cross_ledger":
+                posting["original_transaction_id"] = None  # the other ledger's side of it
+    return postings
 
 
 @cache

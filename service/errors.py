@@ -15,6 +15,8 @@ log = structlog.get_logger()
 
 _FIELD = re.compile(r"`\$(?:\.(?P<path>[^`]*))?`|field `(?P<name>[^`]*)`")
 _RETRY_AFTER_SECONDS = 1
+_OVER_HTTP = {"account_ids": "legs", "amounts_minor": "legs"}
+"""Arguments of SQL that are members of another name over HTTP."""
 
 
 class Problem(Exception):
@@ -52,9 +54,12 @@ def from_validation(error: msgspec.ValidationError) -> Problem:
 
 def from_outcome(code: str, facts: dict[str, Any], **members: Any) -> Problem:
     """Answer a rejected or refused posting: its code, and its facts as members."""
-    detail = f"{facts['field']} {facts['reason']}" if "field" in facts else ""
-    if detail:
-        members["errors"] = [{"field": facts.pop("field"), "reason": facts.pop("reason")}]
+    detail = ""
+    if "field" in facts:
+        field, reason = facts.pop("field"), facts.pop("reason")
+        field = _OVER_HTTP.get(field, field)
+        detail = f"{field} {reason}"
+        members["errors"] = [{"field": field, "reason": reason}]
     return Problem(code, detail, None, **facts, **members)
 
 

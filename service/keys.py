@@ -7,7 +7,10 @@ from typing import Final
 PREFIX: Final = "pgt_"
 """What every key begins with, so that a key that leaked into a text can be recognised."""
 
-SCOPES: Final = ("accounts:read", "accounts:write", "transactions:write", "admin")
+SCOPES: Final = ("accounts:read", "accounts:write", "transactions:write", "transactions:force", "admin")
+
+SCOPES_BY_DEFAULT: Final = SCOPES[:3]
+"""Those of a key for which none is named: what overrides the rules is named."""
 
 
 def make() -> str:

@@ -3,42 +3,40 @@
 from typing import Any, NamedTuple
 
 import falcon.asgi
-import msgspec
 
 from service.coalescer import Coalescer
-from service.db import call
-from service.requests import AccountId, AmountMinor, Request, Text, read_body, read_id, read_idempotency_key
+from service.db import Pool, call
+from service.requests import (
+    AccountId,
+    AmountMinor,
+    PostingRequest,
+    read_body,
+    read_dry_run,
+    read_id,
+    read_idempotency_key,
+)
 from service.responses import answer_posting
 
 
-class CreditRequest(Request, frozen=True):
+class CreditRequest(PostingRequest, frozen=True):
     """The arguments of bank.credit that are not in the path or a header."""
 
     amount_minor: AmountMinor
-    description: Text | None = None
-    external_id: Text | None = None
-    metadata: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-class DebitRequest(Request, frozen=True):
+class DebitRequest(PostingRequest, frozen=True):
     """The arguments of bank.debit that are not in the path or a header."""
 
     amount_minor: AmountMinor
     beneficiary_account_id: AccountId | None = None
-    description: Text | None = None
-    external_id: Text | None = None
-    metadata: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-class TransferRequest(Request, frozen=True):
+class TransferRequest(PostingRequest, frozen=True):
     """The arguments of bank.transfer that are not in a header."""
 
     debit_account_id: AccountId
     credit_account_id: AccountId
     amount_minor: AmountMinor
-    description: Text | None = None
-    external_id: Text | None = None
-    metadata: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 class Item(NamedTuple):
@@ -91,13 +89,18 @@ class Postings(Coalescer[Item, dict[str, Any]]):
             ledger_id=ledger_id,
         )
 
+    async def dry_run(self, ledger_id: int, item: Item) -> list[dict[str, Any]]:
+        """Say what the item would do, alone."""
+        function, arguments = item.singular()
+        return await call(self.pool, function, dry_run=True, **arguments, ledger_id=ledger_id)
+
 
 def _given(values: tuple[str | None, ...], default: str | None) -> list[str | None] | None:
     """Return the values, or null when they are all what null stands for, as nearly always: in fewer bytes."""
     return None if values.count(default) == len(values) else list(values)
 
 
-class Posting:
+class CoalescedPosting:
     """What credit, debit and transfer share: the scope, the key, and the answer."""
 
     scope = "transactions:write"
@@ -126,10 +129,15 @@ class Posting:
             external_id=body.external_id,
             metadata=bytes(body.metadata).decode(),
         )
-        answer_posting(resp, await self._postings.submit(req.context.principal.ledger_id, item))
+        ledger_id = req.context.principal.ledger_id
+        if read_dry_run(req):
+            [posting] = await self._postings.dry_run(ledger_id, item)
+            answer_posting(resp, posting, dry_run=True)
+        else:
+            answer_posting(resp, await self._postings.submit(ledger_id, item))
 
 
-class Credit(Posting):
+class Credit(CoalescedPosting):
     """POST /v1/accounts/{account_id}/credit: bank.credit."""
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, account_id: str) -> None:
@@ -139,7 +147,7 @@ class Credit(Posting):
         await self.post(req, resp, body, "credit", debit_account_id=None, credit_account_id=number)
 
 
-class Debit(Posting):
+class Debit(CoalescedPosting):
     """POST /v1/accounts/{account_id}/debit: bank.debit."""
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, account_id: str) -> None:
@@ -151,7 +159,7 @@ class Debit(Posting):
         )
 
 
-class Transfer(Posting):
+class Transfer(CoalescedPosting):
     """POST /v1/transfers: bank.transfer."""
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -159,3 +167,28 @@ class Transfer(Posting):
         body = await read_body(req, TransferRequest)
         sides = {"debit_account_id": body.debit_account_id, "credit_account_id": body.credit_account_id}
         await self.post(req, resp, body, "transfer", **sides)
+
+
+class Posting:
+    """What the other resources that move money share: each posting is a call of its own."""
+
+    scope = "transactions:write"
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def post(
+        self,
+        req: falcon.asgi.Request,
+        resp: falcon.asgi.Response,
+        function: str,
+        *,
+        collection: str = "/v1/transactions",
+        **arguments: Any,
+    ) -> None:
+        """Call the function, and answer with the outcome."""
+        key, ledger_id, dry_run = read_idempotency_key(req), req.context.principal.ledger_id, read_dry_run(req)
+        [posting] = await call(
+            self._pool, function, dry_run=dry_run, **arguments, idempotency_key=key, ledger_id=ledger_id
+        )
+        answer_posting(resp, posting, dry_run=dry_run, collection=collection)

@@ -5,8 +5,9 @@ Only what the database could not be handed is refused here; what a value means i
 
 import json
 import re
+from datetime import datetime
 from functools import cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
 
 import falcon.asgi
 import msgspec
@@ -15,7 +16,10 @@ from service.errors import Problem, invalid
 
 AccountId = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 AmountMinor = Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
-LimitMinor = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+LimitMinor = Number
+SignedMinor = Annotated[int, msgspec.Meta(ge=-(2**53) + 1, le=2**53 - 1)]
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
 # PostgreSQL has no text with a NUL in it.
 Text = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00]*\Z")]
 
@@ -24,12 +28,14 @@ _ID = re.compile(r"[1-9][0-9]{0,18}\Z")
 _BIGINT_MAX = 2**63 - 1
 # Other characters reach us in an encoding that HTTP does not name, so two clients could mean different keys by them.
 _PRINTABLE_ASCII = re.compile(r"[ -~]+\Z")
-
-S = TypeVar("S", bound=msgspec.Struct)
+_ITEM_AT_FAULT = re.compile(r"`\$\.(\w+)\[\.\.\.\]")
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Base of all bodies and queries: an unknown field is an error, not a slip that goes unnoticed."""
+
+    query: ClassVar[type["Request"]]
+    """The form of the query that may come with a body of this form."""
 
     def arguments(self) -> dict[str, Any]:
         """Return the fields as arguments of the SQL function of the same names; JSON stays text."""
@@ -39,8 +45,32 @@ class Request(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         }
 
 
+Request.query = Request
+
+
+class PostingQuery(Request, frozen=True):
+    """What a request that moves money may say in its query."""
+
+    dry_run: Literal["true", "false"] = "false"
+
+
+class PostingRequest(Request, frozen=True, kw_only=True):
+    """What every body that moves money may say besides."""
+
+    query = PostingQuery
+
+    description: Text | None = None
+    external_id: Text | None = None
+    metadata: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+S = TypeVar("S", bound=Request)
+
+
 async def read_body(req: falcon.asgi.Request, form: type[S]) -> S:
     """Read a JSON body of this form; raises Problem that names the field, ValidationError likewise."""
+    if req.query_string:
+        read_query(req, form.query)
     media_type = req.content_type
     if media_type != "application/json" and (media_type or "").partition(";")[0].strip().lower() != "application/json":
         raise Problem("unsupported_media_type")
@@ -53,8 +83,8 @@ async def read_body(req: falcon.asgi.Request, form: type[S]) -> S:
         for name in json_fields:
             if (text := bytes(getattr(struct, name))) != b"{}":
                 _check_json_object(name, text)
-    except msgspec.ValidationError:
-        raise
+    except msgspec.ValidationError as error:
+        raise _with_number_of_item(error, body, form) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         if (member := _member_at_fault(body, form)) is not None:
             raise invalid(member, "has text that is not Unicode, or a number that is not finite") from None
@@ -87,6 +117,25 @@ def _member_at_fault(body: bytes, form: type[msgspec.Struct]) -> str | None:
     return None
 
 
+def _with_number_of_item(
+    error: msgspec.ValidationError, body: bytes, form: type[msgspec.Struct]
+) -> msgspec.ValidationError:
+    """Say which item of a list is at fault, counted from 0; msgspec says [...]."""
+    found = _ITEM_AT_FAULT.search(str(error))
+    if found is not None:
+        [item_form] = get_args(get_type_hints(form)[found[1]])
+        try:
+            items = msgspec.json.decode(body)[found[1]]
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return error  # what is wrong after the item does not let us look for it
+        for number, item in enumerate(items):
+            try:
+                msgspec.convert(item, item_form)
+            except msgspec.ValidationError:
+                return msgspec.ValidationError(str(error).replace("[...]", f"[{number}]", 1))
+    return error
+
+
 async def _read(req: falcon.asgi.Request) -> bytes:
     """Read the whole body; stop at the limit, also when the body does not say how large it is."""
     limit_bytes = req.context.body_bytes_max
@@ -114,6 +163,18 @@ def _check_json_object(field: str, text: bytes) -> None:
 def read_query(req: falcon.asgi.Request, form: type[S]) -> S:
     """Read the query parameters of this form; raises ValidationError that names the parameter."""
     return msgspec.convert(req.params, form, strict=False)
+
+
+def read_dry_run(req: falcon.asgi.Request) -> bool:
+    """Return whether the request is only to say what would happen; read_body has checked the query."""
+    return bool(req.query_string) and req.params.get("dry_run") == "true"
+
+
+def read_name(text: str, field: str) -> str:
+    """Read a name from a path; what it may be is for the database to say."""
+    if "\0" in text:
+        raise invalid(field, "has a NUL character")
+    return text
 
 
 def read_id(text: str, field: str, maximum: int = _BIGINT_MAX) -> int:

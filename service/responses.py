@@ -27,11 +27,19 @@ def failure(posting: dict[str, Any], **members: Any) -> Problem:
     return from_outcome(posting["failure_code"], facts, **members)
 
 
-def answer_posting(resp: falcon.asgi.Response, posting: dict[str, Any]) -> None:
-    """Answer 201 for what was posted now, 200 for a replay, and a rejection as a problem, replayed or not."""
+def answer_posting(
+    resp: falcon.asgi.Response, posting: dict[str, Any], *, dry_run: bool = False, collection: str = "/v1/transactions"
+) -> None:
+    """Answer 201 for what was posted now, 200 for a replay or a dry run, and any rejection as a problem.
+
+    collection: the path under which what was posted is found by its transaction_id.
+    """
+    if dry_run:
+        resp.set_header("Dry-Run", "true")
     if posting["replayed"]:
         resp.set_header("Idempotent-Replayed", "true")
     if posting["failure_code"] is not None:
         raise failure(posting)
-    status = falcon.HTTP_200 if posting["replayed"] else falcon.HTTP_201
-    answer(resp, posting, status, location=f"/v1/transactions/{posting['transaction_id']}")
+    status = falcon.HTTP_200 if posting["replayed"] or dry_run else falcon.HTTP_201
+    recorded = posting["transaction_id"] is not None
+    answer(resp, posting, status, location=f"{collection}/{posting['transaction_id']}" if recorded else None)

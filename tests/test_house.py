@@ -9,14 +9,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from service import accounts, app, config, postings, statements, transactions
+from service import account_life, accounts, app, config, holds, movements, pages, postings, transactions
 from service.docs import header, sql_readme
 from service.installation import MIGRATIONS, ROOT, SQL, error_catalogue, sql_files
 from service.keys import SCOPES
 from tests.conftest import Bank, Connection
 
 # A request field is an argument of the function under another name only here.
-_RENAMED = {"limit": "page_size", "cursor": "before_version"}
+_RENAMED = {
+    "statement": {"limit": "page_size", "cursor": "before_version"},
+    "account_changes": {"limit": "page_size", "cursor": "before_change_number"},
+}
 
 
 def _functions(owner: Connection) -> dict[str, dict[str, Any]]:
@@ -72,9 +75,14 @@ def test_a_public_function_says_its_locks_errors_and_an_example(path: Path) -> N
 
 
 @pytest.mark.parametrize("path", sorted((SQL / "api").glob("*.sql")), ids=lambda path: path.stem)
-def test_the_example_of_a_public_function_runs(app: Connection, path: Path) -> None:
-    app.execute("select bank.open_account('Ada', 'EUR'), bank.open_account('Bob', 'EUR')")
+def test_the_example_of_a_public_function_runs(app: Connection, owner: Connection, path: Path) -> None:
+    app.execute(
+        "select bank.open_account('Ada', 'EUR'), bank.open_account('Bob', 'EUR'), bank.open_account('Eve', 'JPY')"
+    )
     app.execute("select bank.credit(2, 100000, 'salary-2026-11')")
+    app.execute("select bank.authorise(2, 5000, 3)")
+    owner.execute("select bank.create_ledger('Branch')")
+    app.execute("select bank.open_account('Zoe', 'EUR', ledger_id => 2)")
     example = header(path)[-1].removeprefix("Example: ")
     if path.stem in ("credit", "find_transaction"):
         example = example.replace("12500", "100000")
@@ -90,9 +98,15 @@ def test_every_error_that_sql_raises_or_records_is_in_the_catalogue_and_the_othe
         used.update(re.findall(r"_raise\(\s*'(\w+)'", code))
         for pair in re.findall(r"then '(invalid_argument)' else '(\w+)'", code):
             used.update(pair)
-        used.update(re.findall(r"failure_codes\[i\] := '(\w+)'", code))
-        if path.stem == "_rejection":
+        used.update(re.findall(r"(?:failure_codes\[i\]|prior_code) := '(\w+)'", code))
+        used.update(re.findall(r"then '(hold_not_open|nothing_to_sweep|amount_too_small)'", code))
+        if path.stem == "_post_legs":
+            used.update(re.findall(r"select [\w.()]+, '(\w+)'", code))
+        if path.stem in ("_rejection", "_limit_rejection"):
             used.update(re.findall(r"then '(\w+)'", code))
+        for suffix in re.findall(r"\|\| '(_(?:amount|count)_exceeded)'", code):
+            used.update(window + suffix for window in ("day", "week", "month"))
+    used.discard("failure_code")
     assert used == {code for code, facts in error_catalogue().items() if facts["kind"] != "service"}
 
 
@@ -124,32 +138,71 @@ def test_an_sqlstate_stands_for_one_error() -> None:
         (postings.CreditRequest, "credit"),
         (postings.DebitRequest, "debit"),
         (postings.TransferRequest, "transfer"),
-        (statements.StatementQuery, "statement"),
+        (pages.PageQuery, "statement"),
+        (pages.PageQuery, "account_changes"),
+        (holds.AuthoriseRequest, "authorise"),
+        (holds.CaptureRequest, "capture"),
+        (holds.VoidRequest, "void"),
+        (movements.ExchangeRequest, "exchange"),
+        (movements.SweepRequest, "sweep"),
+        (movements.ReverseRequest, "reverse"),
+        (movements.TransferToLedgerRequest, "transfer_to_ledger"),
+        (movements.ExplainTransferRequest, "explain_transfer"),
+        (account_life.FreezeAccountRequest, "freeze_account"),
+        (account_life.ChangeRequest, "unfreeze_account"),
+        (account_life.ChangeRequest, "close_account"),
+        (account_life.ChangeRequest, "reopen_account"),
+        (account_life.SetLimitRequest, "set_limit"),
         (transactions.FindTransactionQuery, "find_transaction"),
     ],
 )
 def test_request_fields_are_named_as_the_arguments(
     owner: Connection, request_form: type[msgspec.Struct], function: str
 ) -> None:
-    fields = {_RENAMED.get(field, field) for field in request_form.__struct_fields__}
+    fields = {_RENAMED.get(function, {}).get(field, field) for field in request_form.__struct_fields__}
     row = _functions(owner)[function]
     arguments = set(row["proargnames"][: row["pronargs"]])
     # The rest comes from the path, a header and the key.
-    assert arguments - fields <= {"account_id", "idempotency_key", "ledger_id"}
+    path = {"account_id", "hold_id", "transaction_id", "limit_kind"}
+    assert arguments - fields <= {*path, "idempotency_key", "ledger_id", "changed_by"}
     assert fields <= arguments
 
 
+def test_the_fields_of_a_request_for_legs_become_the_arguments(owner: Connection) -> None:
+    leg = movements.Leg(account_id=2, amount_minor=-1)
+    request = movements.PostLegsRequest(legs=[leg], conditions=[movements.Condition(account_id=2, version=7)])
+    arguments = request.arguments()
+    assert (arguments["account_ids"], arguments["amounts_minor"]) == ([2], [-1])
+    assert arguments["conditions"] == '[{"account_id":2,"version":7}]'
+    row = _functions(owner)["post_legs"]
+    assert set(row["proargnames"][: row["pronargs"]]) == {*arguments, "idempotency_key", "ledger_id"}
+
+
+def _resources() -> list[tuple[str, str]]:
+    """Return the path and the class of every resource; several when methods of a path have their own."""
+    lines = re.findall(r"add_route\(\"([^\"]+)\", (.*)\)\n", inspect.getsource(app))
+    return [(path, name) for path, made in lines for name in re.findall(r"(\w+)\(", made) if name != "Methods"]
+
+
 def test_every_public_function_for_callers_has_a_route() -> None:
-    routes = inspect.getsource(app)
-    documented = {"Account": "account", "OpenAccount": "open_account", "GetTransaction": "get_transaction"}
-    documented |= {"StripeAccount": "stripe_account"}
-    documented |= {"TransferBatch": "post_transfers", "FindTransaction": "find_transaction", "Ready": "health"}
-    resources = set(re.findall(r"add_route\(\"[^\"]+\", (\w+)\(", routes)) - {"Live", "Metrics"}
-    functions = {documented.get(resource, resource.lower()) for resource in resources}
+    """The docstring of a resource begins with METHOD path: bank.function."""
+    functions = {"health"}  # /health/ready
+    readme = (ROOT / "README.md").read_text()
+    for path, name in _resources():
+        if path.startswith("/v1/"):
+            documented = re.match(r"([A-Z]+) ([^?:]+)(?:\?\S*)?: bank\.(\w+)\.", str(getattr(app, name).__doc__))
+            assert documented is not None, name
+            method, documented_path, function = documented.groups()
+            assert documented_path == path, name
+            assert hasattr(getattr(app, name), f"on_{method.lower()}"), name
+            assert f"`{method} {path}" in readme, name
+            assert f"`bank.{function}`" in readme, name
+            functions.add(function)
     # For SQL callers and the service's own use.
     assert functions == {path.stem for path in (SQL / "api").glob("*.sql")} - {
         "authenticate",
         "balances",
+        "end_expired_holds",
         "post",
         "require_success",
         "verify",
@@ -157,7 +210,7 @@ def test_every_public_function_for_callers_has_a_route() -> None:
 
 
 def test_every_resource_under_v1_names_a_scope() -> None:
-    names = re.findall(r"add_route\(\"/v1/[^\"]+\", (\w+)\(", inspect.getsource(app))
+    names = [name for path, name in _resources() if path.startswith("/v1/")]
     assert names
     for name in names:
         assert getattr(app, name).scope in SCOPES
@@ -235,7 +288,9 @@ def test_money_is_never_a_float(owner: Connection) -> None:
         """
     ).fetchall()
     assert rows
-    assert {row["data_type"] for row in rows} == {"bigint"}
+    exact = {"exchange_residue_minor": "numeric"}  # a fraction of a minor unit, exact
+    assert {row["data_type"] for row in rows if row["column_name"] not in exact} == {"bigint"}
+    assert {row["data_type"] for row in rows if row["column_name"] in exact} == {"numeric"}
     for path in (ROOT / "service").glob("*.py"):
         assert not re.search(r"float\([^\"-]", path.read_text()), path.name
 

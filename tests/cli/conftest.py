@@ -48,7 +48,17 @@ def run(bank: Bank) -> Run:
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
+    """A PGTELLER_HOME with nothing in it, which the tests of a module share."""
+    yield from _home()
+
+
+@pytest.fixture
+def fresh_home() -> Iterator[Path]:
     """A PGTELLER_HOME with nothing in it."""
+    yield from _home()
+
+
+def _home() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="pgteller-home-"))
     yield directory
     EmbeddedPostgres(directory / "postgresql").destroy()  # its data may stand elsewhere, when run by root

@@ -35,7 +35,7 @@ def test_a_created_key_authenticates_with_the_scopes_asked_for(run: Run, app: Ap
     assert found["expires_at"] is None
 
 
-def test_a_key_gets_every_scope_but_admin_unless_told_otherwise(run: Run, app: AppConnection) -> None:
+def test_a_key_gets_no_scope_that_overrides_the_rules_unless_told_so(run: Run, app: AppConnection) -> None:
     found = principal(app, run("keys", "create", "shop").stdout.strip())
     assert found["scopes"] == ["accounts:read", "accounts:write", "transactions:write"]
 

@@ -1,6 +1,6 @@
-"""Every command that the README shows is run, in order, against a fresh bank, and prints what the README says.
+"""Every command that a page shows is run, in order, against a fresh bank, and prints what the page says.
 
-PGTELLER_WRITE_README=1 writes the output that it saw into the README instead of comparing.
+PGTELLER_WRITE_README=1 writes the output that it saw into the page instead of comparing.
 """
 
 import os
@@ -8,12 +8,16 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
+from service.config import Settings
 from service.embedded import find_binaries
 from service.installation import ROOT
+from service.local import LocalBank
 from tests.cli.conftest import local_environment
 from tests.cli.test_serve import serving
 
-README = ROOT / "README.md"
+PAGES = ["README.md", "docs/movements.md"]
 _BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 _END = "=== end of output ==="
 
@@ -31,16 +35,25 @@ def _steady(text: str) -> str:
     return re.sub(r'"request_id":"[0-9a-f]{32}"', f'"request_id":"{"0" * 31}1"', text)
 
 
-def test_the_readme_shows_what_its_commands_print(home: Path) -> None:
-    readme = README.read_text()
+def test_every_page_with_commands_is_run() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    assert [str(page.relative_to(ROOT)) for page in pages if "```console" in page.read_text()] == PAGES
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_shows_what_its_commands_print(fresh_home: Path, page: str) -> None:
+    path, home = ROOT / page, fresh_home
+    readme = path.read_text()
     commands = [line[2:] for block in _BLOCK.findall(readme) for line in block.splitlines() if line[:2] == "$ "]
     with serving(local_environment(home), home / "output") as serve:
         here = [
             command.replace("http://127.0.0.1:8000", serve.url).replace("~/.local/share/pgteller", str(home))
             for command in commands
         ]
-        path = f"{os.environ['PATH']}:{find_binaries()}"  # psql comes with the embedded PostgreSQL
-        environment = {**os.environ, **local_environment(home), "BANK": serve.sql_url, "PATH": path}
+        binaries = f"{os.environ['PATH']}:{find_binaries()}"  # psql comes with the embedded PostgreSQL
+        owner_url = LocalBank(Settings.from_environment(local_environment(home))).owner_url
+        urls = {"BANK": serve.sql_url, "OWNER": owner_url}
+        environment = {**os.environ, **local_environment(home), **urls, "PATH": binaries}
         outputs = iter(zip(commands, _run(here, environment), strict=True))
 
     def shown(block: re.Match[str]) -> str:
@@ -53,5 +66,5 @@ def test_the_readme_shows_what_its_commands_print(home: Path) -> None:
 
     actual = _BLOCK.sub(shown, readme)
     if os.environ.get("PGTELLER_WRITE_README"):
-        README.write_text(actual)
-    assert README.read_text() == actual
+        path.write_text(actual)
+    assert path.read_text() == actual

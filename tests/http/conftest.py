@@ -42,7 +42,7 @@ def shared_bank(server: EmbeddedPostgres, template: str) -> Iterator[Bank]:
 @pytest.fixture(scope="session")
 def service(shared_bank: Bank) -> Iterator[Service]:
     """The service on the shared bank; no 500 and nothing unexpected in its log by the end."""
-    http = HttpServer(shared_bank.app_url)
+    http = HttpServer(shared_bank.app_url, hold_sweep_seconds=0)  # it would disturb those that count
     try:
         http.start()
         yield Service(shared_bank, http)
@@ -114,6 +114,31 @@ def open_account(client: httpx.Client, currency: str = "EUR", balance_minor: int
         )
         assert credited.status_code == 201, credited.text
     return account_id
+
+
+def post(client: httpx.Client, path: str, body: dict[str, Any], **headers: str) -> httpx.Response:
+    """Ask for a posting; headers: more than, or others than, a new Idempotency-Key."""
+    return client.post(path, json=body, headers={**new_key(), **headers})
+
+
+def posted(answer: httpx.Response) -> dict[str, Any]:
+    """Return what was posted now, which is found where the answer says."""
+    assert answer.status_code == 201, answer.text
+    posting: dict[str, Any] = answer.json()
+    assert posting["transaction_status"] == "success"
+    assert answer.headers["Location"].endswith(f"/{posting['transaction_id']}")
+    return posting
+
+
+def assert_replays(client: httpx.Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Post twice with one key: the second answer is the first one's outcome. Return it."""
+    key = new_key()
+    first, retry = client.post(path, json=body, headers=key), client.post(path, json=body, headers=key)
+    assert retry.status_code == 200, retry.text
+    assert retry.headers["Idempotent-Replayed"] == "true"
+    assert retry.headers["Location"] == first.headers["Location"]
+    assert retry.json() == {**posted(first), "replayed": True}
+    return posted(first)
 
 
 def transfer(client: httpx.Client, debit: int, credit: int, amount_minor: int, **headers: str) -> httpx.Response:

@@ -21,7 +21,27 @@ SCOPE_OF_ROUTE = {
     "POST /v1/accounts/{account}/credit": "transactions:write",
     "POST /v1/accounts/{account}/debit": "transactions:write",
     "POST /v1/transfers": "transactions:write",
+    "POST /v1/transfers/batch": "transactions:write",
+    "POST /v1/transfers/explain": "transactions:write",
+    "POST /v1/transactions": "transactions:write",
+    "POST /v1/transactions/{transaction}/reverse": "transactions:write",
+    "POST /v1/holds": "transactions:write",
+    "POST /v1/holds/{hold}/capture": "transactions:write",
+    "POST /v1/holds/{hold}/void": "transactions:write",
+    "GET /v1/holds/{hold}": "accounts:read",
+    "POST /v1/exchanges": "transactions:write",
+    "POST /v1/sweeps": "transactions:write",
+    "POST /v1/ledger-transfers": "admin",
+    "PUT /v1/accounts/{account}/limits/transaction": "accounts:write",
+    "GET /v1/accounts/{account}/limits": "accounts:read",
+    "GET /v1/accounts/{account}/changes": "accounts:read",
+    "PUT /v1/accounts/{account}/stripes": "admin",
+    "POST /v1/accounts/{account}/freeze": "accounts:write",
+    "POST /v1/accounts/{account}/unfreeze": "accounts:write",
+    "POST /v1/accounts/{account}/close": "accounts:write",
+    "POST /v1/accounts/{account}/reopen": "admin",
 }
+"""freeze comes right before unfreeze, so that the account stays open; it has money, so that it is not closed."""
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +50,42 @@ def facts(client: httpx.Client) -> dict[str, object]:
     account_id = open_account(client)
     path = f"/v1/accounts/{account_id}/credit"
     posting = client.post(path, json={"amount_minor": 10_000}, headers=new_key()).json()
-    return {"account": account_id, "transaction": posting["transaction_id"], "key": posting["idempotency_key"]}
+    hold = client.post("/v1/holds", json={"account_id": account_id, "amount_minor": 1}, headers=new_key()).json()
+    return {
+        "account": account_id,
+        "transaction": posting["transaction_id"],
+        "key": posting["idempotency_key"],
+        "hold": hold["transaction_id"],
+    }
 
 
 def ask(client: httpx.Client, route: str, facts: dict[str, object]) -> httpx.Response:
     """Send a valid request to this route."""
     method, _, path = route.partition(" ")
     body: dict[str, object] | None = None
+    sides = {"debit_account_id": facts["account"], "credit_account_id": facts["account"]}
     if path == "/v1/accounts":
         body = {"holder_name": "Ada Lovelace", "currency": "EUR"}
-    elif path == "/v1/transfers":
-        body = {"debit_account_id": facts["account"], "credit_account_id": facts["account"], "amount_minor": 1}
+    elif path == "/v1/transfers/batch":
+        body = {"transfers": [{**sides, "amount_minor": 1}]}
+    elif path == "/v1/transactions" and method == "POST":
+        leg = {"account_id": facts["account"], "amount_minor": 1}
+        body = {"legs": [leg, {**leg, "amount_minor": -1}]}
+    elif path.startswith(("/v1/transfers", "/v1/exchanges", "/v1/sweeps", "/v1/ledger-transfers")):
+        amount = {} if path == "/v1/sweeps" else {"amount_minor": 1}
+        more: dict[str, dict[str, object]] = {
+            "/v1/exchanges": {"rate": "1.5"},
+            "/v1/ledger-transfers": {"credit_ledger_id": 1},
+        }
+        body = {**sides, **amount, **more.get(path, {})}
+    elif path == "/v1/holds":
+        body = {"account_id": facts["account"], "amount_minor": 1}
+    elif path.endswith("/stripes"):
+        body = {"stripes": 1}
+    elif path.endswith("/limits/transaction"):
+        body = {"amount_max_minor": 1_000_000}
+    elif path.endswith(("/freeze", "/unfreeze", "/close", "/reopen", "/void")):
+        body = {}
     elif method == "POST":
         body = {"amount_minor": 1}
     return client.request(method, path.format(**facts), json=body, headers=new_key())
@@ -54,7 +99,8 @@ def test_a_key_opens_the_routes_of_its_scope_and_no_others(
         for route, required in SCOPE_OF_ROUTE.items():
             answer = ask(client, route, facts)
             if scope in (required, "admin"):
-                assert answer.status_code in (200, 201, 422), (route, answer.text)  # 422: to the same account
+                # What is asked for may be impossible: a transfer to the same account, closing one that has money.
+                assert answer.status_code in (200, 201, 409, 422), (route, answer.text)
             else:
                 problem = problem_of(answer, 403, "insufficient_scope")
                 assert problem["required_scope"] == required
@@ -63,8 +109,8 @@ def test_a_key_opens_the_routes_of_its_scope_and_no_others(
 def test_a_key_has_all_of_its_scopes(service: Service, facts: dict[str, object]) -> None:
     with service.http.client(service.create_key("accounts:read", "transactions:write")) as client:
         statuses = {route: ask(client, route, facts).status_code for route in SCOPE_OF_ROUTE}
-    assert statuses.pop("POST /v1/accounts") == 403
-    assert 403 not in statuses.values()
+    closed = {route for route, scope in SCOPE_OF_ROUTE.items() if scope in ("accounts:write", "admin")}
+    assert {route for route, status in statuses.items() if status == 403} == closed
 
 
 @pytest.mark.parametrize(

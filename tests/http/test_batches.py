@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.http.conftest import balance_of, open_account, problem_of
+from tests.http.conftest import balance_of, fields_of, open_account, problem_of
 
 
 def post(
@@ -78,3 +78,29 @@ def test_a_malformed_batch_is_refused_whole(client: httpx.Client, transfers: Any
 
 def test_a_batch_needs_a_key(client: httpx.Client) -> None:
     problem_of(client.post("/v1/transfers/batch", json={"transfers": [item(1, 2, 3)]}), 400, "idempotency_key_required")
+
+
+def test_the_transfers_of_a_group_are_posted_together_or_not_at_all(client: httpx.Client) -> None:
+    ada, bob = open_account(client, balance_minor=100), open_account(client)
+    batch = [
+        item(ada, bob, 10),
+        *(item(ada, bob, 20, group=1), item(ada, bob, 200, group=1), item(ada, bob, 1, group=1)),
+        *(item(ada, bob, 30, group=2), item(bob, ada, 5, group=2)),
+        item(ada, 10**12, 1),
+    ]
+    key = uuid.uuid4().hex
+    answer = post(client, batch, key=key)
+    assert answer.status_code == 200
+    rows = answer.json()["transfers"]
+    codes = [None, "batch_aborted", "insufficient_funds", "batch_aborted", None, None, "account_not_found"]
+    assert [row["failure_code"] for row in rows] == codes
+    assert (balance_of(client, ada), balance_of(client, bob)) == (65, 35)
+    assert post(client, batch, key=key).json()["transfers"][5] == {**rows[5], "replayed": True}
+
+
+@pytest.mark.parametrize("group", [0, -1, 1.0, "1", True, 2**31, [], {}])
+@pytest.mark.usefixtures("nothing_is_posted")
+def test_the_transfer_with_a_bad_group_is_named(client: httpx.Client, group: Any) -> None:
+    batch = [item(1, 2, 3, group=1), item(1, 2, 3), item(1, 2, 3, group=group), item(1, 2, 3, group=-7)]
+    problem = problem_of(post(client, batch), 400, "invalid_request")
+    assert fields_of(problem) == ["transfers[2].group"]
