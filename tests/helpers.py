@@ -70,3 +70,36 @@ def raises(sqlstate: str, code: str, field: str | None = None) -> Iterator[Row]:
     assert "reason" in facts
     if field is not None:
         assert facts["field"] == field
+
+
+def expire(owner: Connection, hold_id: int) -> None:
+    """Let the deadline of a hold have passed."""
+    owner.execute("update bank.hold set expires_at = now() - interval '1 second' where hold_id = %s", [hold_id])
+
+
+def codes(rows: list[Row]) -> list[str | None]:
+    """Return the failure code of each posting; null for a success."""
+    return [row["failure_code"] for row in rows]
+
+
+def authorise(
+    connection: Connection, account_id: int, amount_minor: int, beneficiary: int | None = None, **named: object
+) -> int:
+    """Reserve money of an account and return the hold's id."""
+    posted = call(connection, "authorise", account_id, amount_minor, beneficiary, **named)
+    assert posted["failure_code"] is None
+    hold_id: int = posted["transaction_id"]
+    return hold_id
+
+
+def hold_state(connection: Connection, hold_id: int) -> tuple[str, int, int]:
+    """Return a hold's status, what was captured, and what is held."""
+    hold = call(connection, "hold", hold_id)
+    assert (hold["hold_status"] == "open") == (hold["ended_at"] is None)
+    return hold["hold_status"], hold["captured_minor"], hold["held_minor"]
+
+
+def balances_of(connection: Connection, account_id: int) -> tuple[int, int, int]:
+    """Return the posted, the held and the available balance."""
+    row = call(connection, "balance", account_id)
+    return row["balance_minor"], row["held_minor"], row["available_balance_minor"]

@@ -50,8 +50,9 @@ def test_a_posting_in_flight_does_not_stop_foreign_keys_to_its_accounts(sessions
         ("debit(2, 10000)", "debit(2, 10000)"),
         ("transfer(2, 3, 1, 'k')", "transfer(2, 3, 1, 'k')"),
         ("transfer(2, 3, 1, 'k')", "transfer(4, 5, 1, 'k')"),
+        ("transfer(2, 3, 1, 'k')", "post_transfers(array[4], array[5], array[1], array['k'])"),
     ],
-    ids=["the same account", "the same key", "the same key on other accounts"],
+    ids=["the same account", "the same key", "the same key on other accounts", "the same key in a batch"],
 )
 def test_a_caller_whose_snapshot_is_too_old_is_told_to_retry_and_posts_nothing(
     sessions: Sessions, app: Connection, level: str, meanwhile: str, call: str

@@ -62,3 +62,10 @@ def test_the_largest_overdraft_limit_is_the_largest_amount(app: Connection) -> N
     account = call(app, "open_account", "Ada", "EUR", MAX)
     assert (account["overdraft_limit_minor"], account["available_balance_minor"]) == (MAX, MAX)
     assert call(app, "debit", account["account_id"], MAX)["debit_balance_after_minor"] == -MAX
+
+
+def test_what_is_not_held_keeps_the_exact_range(app: Connection) -> None:
+    account_id = open_account(app, overdraft_limit_minor=None)
+    assert call(app, "authorise", account_id, MAX)["failure_code"] is None
+    assert call(app, "authorise", account_id, 1)["failure_code"] == "balance_overflow"
+    assert call(app, "balance", account_id)["held_minor"] == MAX

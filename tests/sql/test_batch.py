@@ -187,3 +187,10 @@ def test_an_atomic_batch_is_stopped_by_an_unknown_account_and_by_a_replayed_fail
 def test_arrays_have_one_element_an_item(app: Connection, arrays: str, field: str) -> None:
     with raises("TLARG", "invalid_argument", field):
         call_all(app, "post_transfers") if not arrays else app.execute(f"select bank.post_transfers({arrays})".encode())
+
+
+def test_a_credit_comes_from_outside_whatever_debit_account_is_given(app: Connection) -> None:
+    ada, bob = open_account(app, 100), open_account(app)
+    rows = call_all(app, "post", ["credit"], [ada], [bob], [60])
+    assert rows[0]["debit_account_id"] not in (ada, bob)
+    assert (balance_of(app, ada), balance_of(app, bob)) == (100, 60)

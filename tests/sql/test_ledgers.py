@@ -101,3 +101,14 @@ def test_verify_looks_at_one_ledger_or_at_all(app: Connection, owner: Connection
 
     assert (found(1), found(other), found(None)) == ([], [(other, theirs)], [(other, theirs)])
     assert found(99) == []
+
+
+def test_money_may_leave_a_currency_that_only_came_from_another_ledger(app: Connection, other: int) -> None:
+    euros, yen = open_account(app, ledger_id=other), open_account(app, 100, currency="JPY")
+    refused = call(app, "transfer_to_ledger", yen, other, euros, 100)
+    assert refused["failure_code"] == "currency_mismatch"
+    rows = app.execute(
+        "select account_id from bank.account_detail where ledger_id = %s and holder_name = 'Clearing JPY'", [other]
+    ).fetchall()
+    assert call(app, "debit", rows[0]["account_id"], 5, ledger_id=other)["transaction_status"] == "success"
+    assert violations(app) == []

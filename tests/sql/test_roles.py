@@ -10,10 +10,13 @@ from tests.helpers import balance_of, call, open_account
 DENIED = psycopg.errors.InsufficientPrivilege
 COLUMNS = {
     "account": "balance_minor",
+    "account_change": "change_number",
+    "account_limit": "used_minor",
     "api_key": "scopes",
     "currency": "exponent",
     "entry": "amount_minor",
     "error": "code",
+    "hold": "captured_minor",
     "installation": "sql_digest",
     "ledger": "name",
     "transaction": "amount_minor",

@@ -163,3 +163,25 @@ def test_verify_finds_a_stripe_that_disagrees(
     found = violations(app)
     assert expected in {row["violation"] for row in found}
     assert {row["account_id"] for row in found} == {SETTLEMENT}
+
+
+@pytest.mark.parametrize("stripes", [0, 8])
+def test_a_page_costs_the_same_at_any_depth(app: Connection, owner: Connection, stripes: int) -> None:
+    """Counted are the rows of the entries that the page reads, a few more than its lines."""
+    hot, other = (call(app, "open_account", "Hot", "EUR", None)["account_id"] for _ in range(2))
+    for part in range(max(1, stripes)):
+        if stripes:
+            call(app, "stripe_account", hot, part + 1)
+        app.execute("select bank.post_transfers(array_fill(%s, array[500]), array_fill(%s, array[500]), %s)",
+                    [other, hot, [1] * 500])  # fmt: skip
+    owner.execute("analyze bank.entry, bank.transaction, bank.account")
+    reads = "select seq_tup_read + idx_tup_fetch as n from pg_stat_xact_user_tables where relname = 'entry'"
+    with app.transaction():
+        for before in (None, 300):
+            first = app.execute(reads).fetchone()
+            lines = call_all(app, "statement", hot, before, 10)
+            last = app.execute(reads).fetchone()
+            assert len(lines) == 10
+            assert first is not None
+            assert last is not None
+            assert last["n"] - first["n"] <= (1000 if stripes else 10)

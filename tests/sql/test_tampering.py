@@ -53,7 +53,7 @@ TAMPERINGS: dict[str, tuple[str, set[Place]]] = {
     ),
     "a hold past the limit": (
         LIMIT + "update bank.account set held_minor = 401 where account_id = 2",
-        {("limit_passed", 2, None, 2)},
+        {("limit_passed", 2, None, 2), ("held_differs", 2, None, 2)},
     ),
     "both entries deleted and the accounts set back": (
         """

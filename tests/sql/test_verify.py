@@ -28,7 +28,7 @@ def accounts(app: Connection) -> tuple[int, int]:
         (
             "alter table bank.account drop constraint account_check;"
             "update bank.account set held_minor = 9999 where account_id = 2",
-            {"limit_passed"},
+            {"limit_passed", "held_differs"},
         ),
         (
             "update bank.entry set amount_minor = amount_minor + 1 where account_id = 2 and version = 2",
