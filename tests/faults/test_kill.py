@@ -4,33 +4,22 @@ For a longer run by hand: PGTELLER_FAULT_SECONDS=600 .venv/bin/pytest tests/faul
 """
 
 import itertools
-import os
-import signal
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import httpx
-import psutil
-import psycopg
 import pytest
 
-from service.embedded import EmbeddedPostgres
-from service.migrate import migrate
-from tests.conftest import APP_PASSWORD, Bank
-from tests.http_server import HttpServer, create_key, violations, wait_for
+from tests.faults.scene import FAULTS, RECOVERY_SECONDS_MAX, RETRY_SECONDS, SECONDS, Scene
+from tests.http_server import violations, wait_for
 
-SECONDS = float(os.environ.get("PGTELLER_FAULT_SECONDS", "8"))
 CLIENTS = 8
 ACCOUNTS = 5  # few, so that postings wait for each other
 STEPS = 200  # postings acknowledged before the next fault
-RECOVERY_SECONDS_MAX = 60.0
-RETRY_SECONDS = 0.02
 REPLAYS = 200
 
 ACKNOWLEDGED = {200, 201}
@@ -59,38 +48,12 @@ class Record:
     unexpected: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Scene:
-    """A server and a service of the test's own, and accounts without a limit."""
-
-    server: EmbeddedPostgres
-    bank: Bank
-    http: HttpServer
-    key: str
-    account_ids: list[int]
-
-
 @pytest.fixture
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    pgbin = os.environ.get("PGTELLER_TEST_PGBIN")
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgresql"), pgbin=Path(pgbin) if pgbin else None)
-    bank = Bank(server, "postgres")
-    try:
-        server.start()
-        migrate(bank.owner_url)
-        with psycopg.connect(bank.owner_url, autocommit=True) as connection:
-            connection.execute(f"alter role bank_app login password '{APP_PASSWORD}'")
-        with bank.connect() as app:
-            query = "select account_id from bank.open_account('Ada Lovelace', 'EUR', null)"
-            account_ids = [app.execute(query).fetchall()[0]["account_id"] for _ in range(ACCOUNTS)]
-        http = HttpServer(bank.app_url, pool_timeout_seconds=2)
-        try:
-            http.start()
-            yield Scene(server, bank, http, create_key(bank)[0], account_ids)
-        finally:
-            http.stop()
-    finally:
-        server.destroy()
+def account_ids(scene: Scene) -> list[int]:
+    """Accounts without a limit."""
+    with scene.bank.connect() as app:
+        query = "select account_id from bank.open_account('Ada Lovelace', 'EUR', null)"
+        return [app.execute(query).fetchall()[0]["account_id"] for _ in range(ACCOUNTS)]
 
 
 def requests_of(client_number: int, account_ids: list[int]) -> Iterator[Request]:
@@ -107,10 +70,10 @@ def requests_of(client_number: int, account_ids: list[int]) -> Iterator[Request]
             yield Request(key, "/v1/transfers", body, {one: -amount_minor, two: amount_minor})
 
 
-def run_client(scene: Scene, number: int, record: Record, stop: threading.Event) -> None:
+def run_client(requests: Iterator[Request], scene: Scene, record: Record, stop: threading.Event) -> None:
     """Post until told to stop, and then finish what was begun: a request is given up only when time is."""
     with scene.http.client(scene.key) as client:
-        for request in requests_of(number, scene.account_ids):
+        for request in requests:
             if stop.is_set() or record.unexpected:
                 return
             deadline = time.monotonic() + RECOVERY_SECONDS_MAX
@@ -139,59 +102,22 @@ def sent(client: httpx.Client, request: Request, record: Record) -> bool:
     return False
 
 
-def kill_postmaster(scene: Scene) -> None:
-    assert scene.server.pid is not None
-    os.kill(scene.server.pid, signal.SIGKILL)
-    wait_for(lambda: not scene.server.is_running(), "the postmaster has died")
-    scene.server.start()
-
-
-def kill_backend(scene: Scene) -> None:
-    """Kill a backend of the service, whereupon PostgreSQL ends all the others and recovers."""
-    killed: list[psutil.Process] = []
-
-    def kill() -> bool:
-        # The server may still be recovering from the fault before, and the backend may just be going.
-        with (
-            suppress(psycopg.OperationalError, psutil.NoSuchProcess),
-            psycopg.connect(scene.bank.owner_url) as connection,
-        ):
-            query = "select pid from pg_stat_activity where application_name = 'pgteller' order by state limit 1"
-            for (pid,) in connection.execute(query):
-                backend = psutil.Process(pid)
-                backend.kill()
-                killed.append(backend)
-        return bool(killed)
-
-    wait_for(kill, "a backend of the service is killed")
-    wait_for(lambda: not killed[0].is_running(), "the backend has died")
-
-
-def kill_worker(scene: Scene) -> None:
-    before = scene.http.worker_pids()
-    os.kill(before[0], signal.SIGKILL)
-    wait_for(
-        lambda: before[0] not in (now := scene.http.worker_pids()) and len(now) == len(before),
-        "the worker is replaced",
-    )
-
-
-FAULTS: list[Callable[[Scene], None]] = [kill_postmaster, kill_backend, kill_worker]
-
-
-def test_what_was_acknowledged_is_there_exactly_once_after_kill_9_of_everything(scene: Scene) -> None:
+def test_what_was_acknowledged_is_there_exactly_once_after_kill_9_of_everything(
+    scene: Scene, account_ids: list[int]
+) -> None:
     record, stop, faults = Record(), threading.Event(), Counter[str]()
     end = time.monotonic() + SECONDS
     with ThreadPoolExecutor(CLIENTS) as threads:
         clients: list[Future[None]] = []
         try:
-            clients = [threads.submit(run_client, scene, n, record, stop) for n in range(CLIENTS)]
-            for fault in itertools.cycle(FAULTS):
+            lists = [requests_of(number, account_ids) for number in range(CLIENTS)]
+            clients = [threads.submit(run_client, requests, scene, record, stop) for requests in lists]
+            for name, fault in itertools.cycle(FAULTS.items()):
                 await_progress(record)
                 if time.monotonic() > end and len(faults) == len(FAULTS):
                     break
                 fault(scene)
-                faults[fault.__name__] += 1
+                faults[name] += 1
         finally:
             stop.set()
         for client in clients:
@@ -226,7 +152,7 @@ def assert_ledger_is_what_was_acknowledged(scene: Scene, record: Record) -> None
         query = "select idempotency_key, transaction_id, transaction_status::text as status from bank.transaction"
         posted = sorted(tuple(row.values()) for row in owner.execute(query).fetchall())
         assert posted == sorted((request.key, number, "success") for request, number in record.acknowledged)
-        query = "select account_id, balance_minor from bank.account where not settlement"
+        query = "select account_id, balance_minor from bank.account where not settlement and stripes = 0"
         assert {row["account_id"]: row["balance_minor"] for row in owner.execute(query)} == balances
         assert violations(owner) == []
 
