@@ -90,7 +90,9 @@ def test_raced_first_accounts_of_a_currency_share_one_settlement_account(
     assert second.is_blocked_by(first)
     getattr(first, ends_by)()
     bob = second.row()["account_id"]
-    rows = owner.execute("select holder_name, settlement from bank.account where stripes >= 0 order by account_id").fetchall()
+    rows = owner.execute(
+        "select holder_name, settlement from bank.account where stripes >= 0 order by account_id"
+    ).fetchall()
     assert [row["settlement"] for row in rows].count(True) == 1
     expected = {"Settlement EUR", "Bob"} | ({"Ada"} if ends_by == "commit" else set())
     assert {row["holder_name"] for row in rows} == expected

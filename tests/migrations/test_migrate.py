@@ -36,7 +36,8 @@ select 'relation' as kind, c.relname::text as name,
 from pg_class as c where c.relnamespace = 'bank'::regnamespace
 union all
 select 'column', a.attrelid::regclass || '.' || a.attname,
-    concat_ws(' ', row_number() over (partition by a.attrelid order by a.attnum), format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
+    concat_ws(' ', row_number() over (partition by a.attrelid order by a.attnum),
+        format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
         pg_get_expr(d.adbin, d.adrelid), col_description(a.attrelid, a.attnum))
 from pg_attribute as a
 inner join pg_class as c on a.attrelid = c.oid

@@ -15,7 +15,16 @@ DENIED = (psycopg.errors.InsufficientPrivilege, psycopg.errors.ObjectNotInPrereq
 VIEWS = {"account_balance", "account_detail", "account_transaction", "currency", "error", "posting", "statement_line"}
 VIEWS |= {"hold_detail", "limit_detail", "change_detail"}
 # The views call the last two: arithmetic on ids, which reads nothing.
-READS = {"account", "balance", "statement", "get_transaction", "find_transaction", "verify", "_account_of", "_stripe_id"}
+READS = {
+    "account",
+    "balance",
+    "statement",
+    "get_transaction",
+    "find_transaction",
+    "verify",
+    "_account_of",
+    "_stripe_id",
+}
 READS |= {"balances", "hold", "limits", "account_changes"}
 WRITES = {"open_account", "credit", "debit", "transfer", "post", "post_transfers", "stripe_account"}
 WRITES |= {"post_legs", "authorise", "capture", "void", "end_expired_holds", "reverse", "exchange", "sweep"}

@@ -10,7 +10,9 @@ SETTLEMENT = 1
 
 
 def set_status(owner: Connection, account_id: int, status: str) -> None:
-    owner.execute("update bank.account set account_status = %s where bank._account_of(account_id) = %s", [status, account_id])
+    owner.execute(
+        "update bank.account set account_status = %s where bank._account_of(account_id) = %s", [status, account_id]
+    )
 
 
 def assert_rejected(app: Connection, posting: Row, code: str, facts: Row) -> None:
