@@ -111,7 +111,7 @@ begin
             )
         where a.ledger_id = set_limit.ledger_id and a.account_id = set_limit.account_id;
     end if;
-    if before is distinct from after then
+    if coalesce(before, '{"amount_max_minor": null, "count_max": null}') <> after then
         perform bank._note_change(
             account_id, limit_kind || '_limit', coalesce(before, '{}'), after, changed_by, reason, ledger_id
         );

@@ -151,6 +151,12 @@ begin
         ) as a;
 
         if any_limited then
+            -- One after another they would lock stripes in the order of the items.
+            for i in 1 .. cardinality(ranked_ids) loop
+                if ranked_ids[i] <> all(account_ids) then
+                    perform bank._lock_stripe(ranked_ids[i], ledger_id);
+                end if;
+            end loop;
             return query select * from bank._post_each(
                 transaction_types, debit_account_ids, credit_account_ids, amounts_minor,
                 idempotency_keys, descriptions, external_ids, metadatas, groups, ledger_id

@@ -34,6 +34,7 @@ SEED = int(os.environ.get("PGTELLER_FAULT_SEED", "0")) or random.randrange(1, 2*
 STEPS = (100, 500)  # answers between two faults
 OPENING_MINOR = 100_000
 REPLAYS = 300
+DEADLOCKS_ONE_IN = 200
 IMPATIENT = 0.03  # of the requests are given up at once, and sent again while the first attempt is under way
 IMPATIENT_SECONDS = 0.02
 
@@ -143,6 +144,7 @@ def test_what_was_acknowledged_of_every_kind_is_there_exactly_once_after_kill_9_
     scene.http.await_ready()
     assert "internal_error" not in scene.http.log()
     answers = traffic.answers()
+    assert scene.deadlocks().total() <= len(answers) // DEADLOCKS_ONE_IN
     with scene.bank.connect("bank_owner") as owner:
         rows = assert_keys_have_what_was_acknowledged(owner, answers)
         assert_balances_are_the_sums(owner, rows)
@@ -355,27 +357,52 @@ def assert_the_metered_account_counted_once(
     assert (limit["used_minor"], limit["used_count"]) == (sum(debits), len(debits))
 
 
+def given(values: Row) -> Row:
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def assert_changes_are_recorded(owner: Connection, answers: list[tuple[Request, Answer]]) -> None:
-    """The history of an account has no gap, each state follows from the one before, and no limit is missing."""
+    """The history of an account has no gap, each state follows from the one before, and the last is what is now."""
     query = "select * from bank.change_detail order by ledger_id, account_id, change_number"
-    statuses: dict[int, str] = {}
+    states: dict[tuple[int, str], Row] = {}
+    past: defaultdict[tuple[int, str], list[Row]] = defaultdict(list)
     numbers = Counter[int]()
-    reasons = set()
     for change in owner.execute(query):
-        account_id = change["account_id"]
+        account_id, before, after = change["account_id"], given(change["before"]), given(change["after"])
         numbers[account_id] += 1
         assert change["change_number"] == numbers[account_id]
-        reasons.add(change["reason"])
-        if "account_status" in change["after"]:
-            assert change["before"]["account_status"] == statuses.get(account_id, "open")
-            statuses[account_id] = change["after"]["account_status"]
-    query = "select account_id, account_status, external_id from bank.account_detail where ledger_id = 1"
-    accounts = owner.execute(query).fetchall()
-    assert {row["account_id"]: row["account_status"] for row in accounts} == {
-        row["account_id"]: statuses.get(row["account_id"], "open") for row in accounts
+        what = change["change_type"]
+        if "account_status" in after:
+            what = "status"
+            assert before == states.get((account_id, what), {"account_status": "open"})
+        elif what.startswith("overdraft"):
+            what = "overdraft"
+            assert before == states.get((account_id, what), {"overdraft_limit_minor": 0})
+        else:
+            assert before == states.get((account_id, what), {})
+        states[account_id, what] = after
+        past[account_id, what].append(after)
+
+    query = "select * from bank.account_detail where ledger_id = 1"
+    accounts = {row["account_id"]: row for row in owner.execute(query)}
+    query = "select * from bank.limit_detail"
+    limits = {
+        (row["account_id"], f"{row['limit_kind']}_limit"): given(
+            {"amount_max_minor": row["amount_max_minor"], "count_max": row["count_max"]}
+        )
+        for row in owner.execute(query)
     }
-    assert reasons >= {request.key for request, answer in answers if request.kind == "limit" and answer.code is None}
-    assert {row["external_id"] for row in accounts if row["external_id"]} == {
+    assert limits == {key: state for key, state in states.items() if key[1].endswith("_limit") and state}
+    for (account_id, what), state in states.items():
+        if what in ("status", "overdraft"):
+            assert {name: accounts[account_id][name] for name in state} == state
+    for request, answer in answers:
+        if request.kind == "limit" and answer.code is None:
+            kind = request.arguments["limit_kind"]
+            wanted = given({name: request.body.get(name) for name in ("amount_max_minor", "count_max")})
+            if kind != "overdraft" and wanted:  # it was so at some time
+                assert wanted in past[request.arguments["account_id"], f"{kind}_limit"]
+    assert {row["external_id"] for row in accounts.values() if row["external_id"]} == {
         request.key for request, _ in answers if request.kind == "open"
     }
 

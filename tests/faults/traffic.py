@@ -233,7 +233,7 @@ class Client:
     def capture(self, key: str) -> Request | None:
         if not self.world.holds:
             return None
-        hold_id = self.random.choice(self.world.holds[-40:])
+        hold_id = self.random.choice(self.world.holds[-12:])
         body: Row = {"final": self.random.random() < 0.3}
         if self.random.random() < 0.6:
             body["amount_minor"] = self.random.randint(1, 500)
@@ -245,7 +245,7 @@ class Client:
     def void(self, key: str) -> Request | None:
         if not self.world.holds:
             return None
-        hold_id = self.random.choice(self.world.holds[-40:])
+        hold_id = self.random.choice(self.world.holds[-12:])
         facts: Row = {"transaction_type": "void", "original_transaction_id": hold_id}
         request = self.posting("void", key, "void", f"/v1/holds/{hold_id}/void", {}, **facts)
         request.arguments["hold_id"] = hold_id
@@ -254,7 +254,7 @@ class Client:
     def reverse(self, key: str) -> Request | None:
         if not self.world.reversible:
             return None
-        transaction_id, amount_minor, has_legs = self.random.choice(self.world.reversible[-200:])
+        transaction_id, amount_minor, has_legs = self.random.choice(self.world.reversible[-12:])
         body: Row = {"force": self.random.random() < 0.2}
         if not has_legs and self.random.random() < 0.7:
             body["amount_minor"] = self.random.randint(1, amount_minor)

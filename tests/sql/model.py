@@ -283,14 +283,17 @@ class Bank:
             or (limit_kind == "maximum_balance" and account.balance > amount_max_minor)
         ):
             raise Refused("limit_passed_already")
-        account.changes.append(f"{limit_kind}_limit")
+        limit = account.limits.get(limit_kind)
+        before = account.overdraft if limit_kind == "overdraft" else limit and (limit.amount, limit.count)
+        after = amount_max_minor if limit_kind == "overdraft" else (amount_max_minor, count_max)
+        if before != after:
+            account.changes.append(f"{limit_kind}_limit")
         if limit_kind == "overdraft":
             account.overdraft = amount_max_minor
         elif amount_max_minor is None and count_max is None:
             account.limits.pop(limit_kind, None)
-        elif limit_kind in account.limits:
-            account.limits[limit_kind].amount = amount_max_minor
-            account.limits[limit_kind].count = count_max
+        elif limit:
+            limit.amount, limit.count = amount_max_minor, count_max
         else:
             account.limits[limit_kind] = Limit(amount_max_minor, count_max)
         return account

@@ -228,3 +228,9 @@ def test_limits_count_in_every_way_to_post(app: Connection, ada: int, bob: int) 
     assert call(app, "sweep", ada, bob)["failure_code"] == "day_count_exceeded"
     assert call(app, "post_legs", [bob, ada], [-4, 4])["failure_code"] is None
     assert violations(app) == []
+
+
+def test_taking_away_a_limit_that_is_not_there_changes_nothing(app: Connection) -> None:
+    account_id = open_account(app)
+    call(app, "set_limit", account_id, "day")
+    assert call_all(app, "account_changes", account_id) == []

@@ -33,17 +33,18 @@ from tests.sql.model import LIMIT_KINDS, MAX, PAST, WINDOWS, Account, Hold, Limi
 from tests.sql.model import Bank as Model
 
 STEPS = int(os.environ.get("PGTELLER_MODEL_STEPS", "15000"))
-STEPS_AN_EXAMPLE = 50
+STEPS_AN_EXAMPLE = 100
 EXAMPLES = max(1, STEPS // STEPS_AN_EXAMPLE)
 EXAMPLE_SECONDS_MAX = 5
 STEPS_THAT_SEE_EVERYTHING = 10_000
+CALLS_BETWEEN_DOUBLE_ONES = 4
 FUNCTIONS = {  # that change something
     *("open_account", "freeze_account", "unfreeze_account", "close_account", "reopen_account", "set_limit"),
     *("stripe_account", "credit", "debit", "transfer", "post", "sweep", "authorise", "capture", "void", "reverse"),
     *("post_legs", "exchange", "transfer_to_ledger"),
 }
 FUTURE = datetime(2100, 1, 1, tzinfo=UTC)
-ACCOUNTS_MAX = (6, 2)  # of either ledger
+ACCOUNTS_MAX = (6, 3)  # of either ledger
 
 small = st.integers(1, 200)
 odd = [MAX, MAX, MAX - 1, 0, -1, 2**53]
@@ -51,7 +52,7 @@ amounts = st.sampled_from([*range(1, 201), *odd, *odd])
 some_amounts = st.sampled_from([*[None] * 100, *range(1, 101), *odd])
 keys = st.sampled_from([*[None] * 16, *(f"key-{number}" for number in range(8)), " "])
 picks = st.integers(0, 29)
-PICKS_OF_BOOKS, PICKS_OF_NONE = 28, 29
+PICKS_OF_FAVOURITES, PICKS_OF_BOOKS, PICKS_OF_NONE = 12, 28, 29
 ledgers = st.sampled_from([0, 0, 0, 0, 1])
 reasons = st.sampled_from([None] * 8 + ["Because", " "])
 rates = st.sampled_from(
@@ -59,6 +60,15 @@ rates = st.sampled_from(
         Decimal(text)
         for text in ("1", "163.25", "0.0061", "0.005025125628140703517", "123456789.000000000001", "1e-9", "0", "1e17")
     ]
+)
+first_limits = st.lists(
+    st.tuples(
+        st.sampled_from([0, 0, PICKS_OF_FAVOURITES]),
+        st.sampled_from(LIMIT_KINDS),
+        st.sampled_from([50, 100, 150, 200, 300, 400, 600]),
+        st.sampled_from([None, None, 1, 2, 4]),
+    ),
+    max_size=3,
 )
 legs = st.lists(st.tuples(picks, st.sampled_from([*range(1, 101), *range(-100, 0)])), min_size=1, max_size=4)
 conditions = st.lists(
@@ -90,8 +100,8 @@ class BankMachine(RuleBasedStateMachine):
     owner: Connection
     seen: Counter[tuple[str, str | None]]  # of function and code, for those who run it by hand
 
-    @initialize()
-    def open_ledgers(self) -> None:
+    @initialize(held=st.sampled_from([None, 40, 100]), limits=first_limits)
+    def open_ledgers(self, held: int | None, limits: list[tuple[int, str, int, int | None]]) -> None:
         now = datetime.now(UTC)
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
         if midnight - now < timedelta(seconds=EXAMPLE_SECONDS_MAX):
@@ -99,9 +109,16 @@ class BankMachine(RuleBasedStateMachine):
         self.ledgers: list[int] = [call(self.owner, "create_ledger", "Model")["ledger_id"] for _ in range(2)]
         self.bank = Model(stripe_choice=self.app.info.backend_pid)
         self.calls: list[tuple[str, Row]] = []
-        for number, currency, limit in ((0, "EUR", 0), (0, "EUR", None), (0, "JPY", 0), (1, "EUR", 0)):
-            self.open_account(number, currency, limit)
-            self.credit_plainly(number, len(self.own(self.ledgers[number])) - 1, 1000)
+        accounts = ((0, "EUR", 0), (0, "EUR", 100), (0, "JPY", 0), (0, "EUR", None), (1, "EUR", 0), (1, "EUR", 0))
+        for number, currency, limit in accounts:
+            self.call("open_account", currency=currency, overdraft_limit_minor=limit, ledger_id=self.ledgers[number])
+            self.post(number, "credit", None, account_id=self.bank.accounts[-1].account_id, amount_minor=300)
+        if held:
+            self.authorise(
+                number=0, account=0, beneficiary=None, amount=held, tolerance=10, expires_at=None, key="key-0"
+            )
+        for account, kind, amount, count in limits:
+            self.set_limit(0, account, kind, amount, count)
 
     # Accounts
 
@@ -155,7 +172,7 @@ class BankMachine(RuleBasedStateMachine):
     def credit(self, number: int, account: int, amount: int, key: str | None) -> None:
         self.post(number, "credit", key, account_id=self.pick(number, account), amount_minor=amount)
 
-    @rule(number=ledgers, account=picks, amount=small)
+    @rule(number=ledgers, account=picks, amount=st.integers(1, 100))
     def credit_plainly(self, number: int, account: int, amount: int) -> None:
         self.post(number, "credit", None, account_id=self.pick(number, account % PICKS_OF_BOOKS), amount_minor=amount)
 
@@ -172,7 +189,7 @@ class BankMachine(RuleBasedStateMachine):
 
     @rule(number=ledgers, debit=picks, credit=picks, amount=amounts, key=keys)
     def transfer(self, number: int, debit: int, credit: int, amount: int, key: str | None) -> None:
-        sides = {"debit_account_id": self.pick(number, debit), "credit_account_id": self.pick(number, credit)}
+        sides = self.sides(number, debit, credit)
         self.call("explain_transfer", **sides, amount_minor=amount, ledger_id=self.ledgers[number])
         self.post(number, "transfer", key, **sides, amount_minor=amount)
 
@@ -184,7 +201,7 @@ class BankMachine(RuleBasedStateMachine):
             transaction_types=kinds,
             debit_account_ids=[self.pick(number, account) for account in debits],
             credit_account_ids=[
-                self.pick_or_none(number, account) if kind == "debit" else self.pick(number, account or 0)
+                self.pick_or_none(number, account if kind == "debit" else account or 0)
                 for kind, account in zip(kinds, credits, strict=True)
             ],
             amounts_minor=amounts_minor,
@@ -196,7 +213,7 @@ class BankMachine(RuleBasedStateMachine):
 
     @rule(number=ledgers, debit=picks, credit=picks, at_most=some_amounts, key=keys)
     def sweep(self, number: int, debit: int, credit: int, at_most: int | None, key: str | None) -> None:
-        sides = {"debit_account_id": self.pick(number, debit), "credit_account_id": self.pick(number, credit)}
+        sides = self.sides(number, debit, credit)
         self.post(number, "sweep", key, **sides, at_most_minor=at_most)
 
     # Holds
@@ -235,13 +252,13 @@ class BankMachine(RuleBasedStateMachine):
     @rule(hold=picks, amount=some_amounts, final=st.booleans(), key=keys)
     @precondition(lambda self: self.holds)
     def capture(self, hold: int, amount: int | None, final: bool, key: str | None) -> None:
-        number, hold_id = self.pick_transaction(self.holds, hold)
+        number, hold_id = self.pick_hold(hold)
         self.post(number, "capture", key, hold_id=hold_id, amount_minor=amount, final=final)
 
     @rule(hold=picks, key=keys)
     @precondition(lambda self: self.holds)
     def void(self, hold: int, key: str | None) -> None:
-        number, hold_id = self.pick_transaction(self.holds, hold)
+        number, hold_id = self.pick_hold(hold)
         self.post(number, "void", key, hold_id=hold_id)
 
     @rule(number=picks)
@@ -277,7 +294,8 @@ class BankMachine(RuleBasedStateMachine):
     def post_legs(
         self, *, number: int, parts: list[tuple[int, int]], last: int, off: int, wanted: list[Any], key: str | None
     ) -> None:
-        account_ids = [self.pick(number, account) for account, _ in parts] + [self.pick(number, last)]
+        accounts = [*(account for account, _ in parts), last]
+        account_ids = [self.pick(number, account, favourite=leg % 2) for leg, account in enumerate(accounts)]
         amounts_minor = [amount for _, amount in parts]
         self.post(
             number,
@@ -293,7 +311,7 @@ class BankMachine(RuleBasedStateMachine):
 
     @rule(number=ledgers, debit=picks, credit=picks, amount=amounts, rate=rates, key=keys)
     def exchange(self, *, number: int, debit: int, credit: int, amount: int, rate: Decimal, key: str | None) -> None:
-        sides = {"debit_account_id": self.pick(number, debit), "credit_account_id": self.pick(number, credit)}
+        sides = self.sides(number, debit, credit)
         self.post(number, "exchange", key, **sides, amount_minor=amount, rate=rate)
 
     @rule(
@@ -309,7 +327,7 @@ class BankMachine(RuleBasedStateMachine):
             key,
             debit_account_id=self.pick(number, debit),
             credit_ledger_id=self.ledgers[other],
-            credit_account_id=self.pick(other, credit),
+            credit_account_id=self.pick(other, credit, favourite=1),
             amount_minor=amount,
         )
 
@@ -334,17 +352,29 @@ class BankMachine(RuleBasedStateMachine):
         books = self.bank.books.values()
         return [account for account in self.bank.accounts if account.ledger_id == ledger_id and account not in books]
 
-    def pick(self, number: int, account: int) -> int:
-        """Return an account's id: of a holder mostly, sometimes of the ledger's own, or of none."""
+    def pick(self, number: int, account: int, favourite: int = 0) -> int:
+        """Return an account's id: the favourite's often, so that a few have a life; of the ledger or of none rarely."""
         own = self.own(self.ledgers[number])
         books = [book for book in self.bank.books.values() if book.ledger_id == self.ledgers[number]]
         chosen = books if account == PICKS_OF_BOOKS else own if account != PICKS_OF_NONE else []
-        account_id = chosen[account % len(chosen)].account_id if chosen else 10**15
+        index = favourite if account < PICKS_OF_FAVOURITES else 1 - favourite if account % 3 == 0 else account
+        account_id = chosen[index % len(chosen)].account_id if chosen else 10**15
         assert account_id
         return account_id
 
     def pick_or_none(self, number: int, account: int | None) -> int | None:
-        return None if account is None else self.pick(number, account)
+        return None if account is None else self.pick(number, account, favourite=1)
+
+    def sides(self, number: int, debit: int, credit: int) -> dict[str, int]:
+        return {
+            "debit_account_id": self.pick(number, debit),
+            "credit_account_id": self.pick(number, credit, favourite=1),
+        }
+
+    def pick_hold(self, number: int) -> tuple[int, int]:
+        """Return the number of a ledger, and a hold's id in it; open ones are likely."""
+        still_open = [t for t in self.holds if t.hold and t.hold.status == "open"]
+        return self.pick_transaction(still_open if still_open and number % 4 else self.holds, number)
 
     def pick_transaction(self, transactions: list[Transaction], number: int) -> tuple[int, int]:
         """Return the number of a ledger, and a transaction's id in it; the newest ones are likely."""
@@ -359,8 +389,11 @@ class BankMachine(RuleBasedStateMachine):
 
     def call(self, function: str, **arguments: Any) -> None:
         """Call the model and the database, and expect the same answer: the same columns, or the same code raised."""
-        if arguments.get("idempotency_key") or any(arguments.get("idempotency_keys", [])):
+        keyed = arguments.get("idempotency_key") or any(arguments.get("idempotency_keys", []))
+        if keyed and (function, arguments) not in self.calls:
             self.calls.append((function, arguments))
+            if len(self.calls) % CALLS_BETWEEN_DOUBLE_ONES == 0:
+                self.call(function, **arguments)
         sent = {k: Jsonb(v) if k == "conditions" else v for k, v in arguments.items()}
         if function == "open_account":
             sent["holder_name"] = "Ada"
