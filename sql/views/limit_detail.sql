@@ -10,7 +10,7 @@ select
     case when l.window_started_at = w.window_started_at then l.used_count else 0 end as used_count,
     l.ledger_id
 from bank.account_limit as l
-cross join lateral (
+cross join lateral ( -- noqa: ST05
     select
         case
             when l.limit_kind in ('day', 'week', 'month')
