@@ -284,7 +284,7 @@ class Bank:
         ):
             raise Refused("limit_passed_already")
         limit = account.limits.get(limit_kind)
-        before = account.overdraft if limit_kind == "overdraft" else limit and (limit.amount, limit.count)
+        before = account.overdraft if limit_kind == "overdraft" else (limit and limit.amount, limit and limit.count)
         after = amount_max_minor if limit_kind == "overdraft" else (amount_max_minor, count_max)
         if before != after:
             account.changes.append(f"{limit_kind}_limit")

@@ -1,6 +1,6 @@
 """The functions against a small model of a bank (model.py), step by step, with random calls of every kind together.
 
-Each example has two ledgers of its own in one database. PGTELLER_MODEL_STEPS is the number of steps in all (15,000 when
+Each example has two ledgers of its own in one database. PGTELLER_MODEL_STEPS is the number of steps in all (20,000 when
 unset): the long run is by hand. The run prints its seed, PGTELLER_MODEL_SEED repeats it.
 """
 
@@ -32,7 +32,7 @@ from tests.helpers import Row, call, call_all, violations
 from tests.sql.model import LIMIT_KINDS, MAX, PAST, WINDOWS, Account, Hold, Limit, Outcome, Refused, Transaction
 from tests.sql.model import Bank as Model
 
-STEPS = int(os.environ.get("PGTELLER_MODEL_STEPS", "15000"))
+STEPS = int(os.environ.get("PGTELLER_MODEL_STEPS", "20000"))
 STEPS_AN_EXAMPLE = 100
 EXAMPLES = max(1, STEPS // STEPS_AN_EXAMPLE)
 EXAMPLE_SECONDS_MAX = 5
