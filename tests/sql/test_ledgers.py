@@ -5,6 +5,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from service.installation import ROOT
 from tests.conftest import Connection
 from tests.helpers import Row, call, call_all, open_account, raises, violations
 
@@ -111,4 +112,29 @@ def test_money_may_leave_a_currency_that_only_came_from_another_ledger(app: Conn
         "select account_id from bank.account_detail where ledger_id = %s and holder_name = 'Clearing JPY'", [other]
     ).fetchall()
     assert call(app, "debit", rows[0]["account_id"], 5, ledger_id=other)["transaction_status"] == "success"
+    assert violations(app) == []
+
+
+def test_a_ledger_is_archived_as_the_docs_say(app: Connection, owner: Connection, other: int) -> None:
+    ours, theirs = open_account(app, 500), open_account(app, 300, ledger_id=other)
+    call(app, "authorise", theirs, 100, ledger_id=other)
+    call(app, "set_limit", theirs, "day", 1000, ledger_id=other)
+    call(app, "transfer_to_ledger", theirs, 1, ours, 50, ledger_id=other)
+    page = (ROOT / "docs" / "history.md").read_text()
+    block = page.partition("```sql\n")[2].partition("```")[0]
+    owner.execute(block.replace("= 7", f"= {other}").encode())
+    rows = owner.execute("select table_name from information_schema.columns where column_name = 'ledger_id'").fetchall()
+    tables = {row["table_name"] for row in rows} & {
+        "account",
+        "entry",
+        "transaction",
+        "hold",
+        "account_limit",
+        "ledger",
+    }
+    assert len(tables) == 6
+    for table in tables:
+        left = owner.execute(f"select count(*) as n from bank.{table} where ledger_id = %s".encode(), [other])
+        assert left.fetchone() == {"n": 0}
+    assert call(app, "balance", ours)["balance_minor"] == 550
     assert violations(app) == []
