@@ -130,3 +130,27 @@ def test_within_a_transaction_the_same_stripe_is_used_again(
     assert stripes_in_use(owner, SETTLEMENT) <= before + 1
     lines = call_all(app, "statement", SETTLEMENT)
     assert [line["version"] for line in lines] == list(range(8, 0, -1))
+
+
+def test_a_batch_with_limits_locks_stripes_in_ascending_order_whatever_the_order_of_its_items(
+    sessions: Sessions, app: Connection, accounts: list[int]
+) -> None:
+    """Two batches with opposite orders would deadlock, once every stripe is taken."""
+    euro = accounts[0]
+    yen, other_yen = (call(app, "open_account", "Eve", "JPY")["account_id"] for _ in range(2))
+    yen_settlement = call(app, "credit", yen, 1)["debit_account_id"]
+    for settlement in (SETTLEMENT, yen_settlement):
+        call(app, "stripe_account", settlement, 1)
+    call(app, "set_limit", euro, "maximum_balance", 10**9)
+    holder = sessions.holding(f"select bank.credit({other_yen}, 1)")
+    batch = sessions.start(
+        "select * from bank.post("
+        f"array['credit', 'credit'], array[null, null]::bigint[], array[{yen}, {euro}], array[1, 1])"
+    )
+    assert batch.is_blocked_by(holder)
+    third = sessions.start(f"select * from bank.credit({accounts[1]}, 1)")
+    assert third.is_blocked_by(batch.connection)
+    holder.commit()
+    assert [row["transaction_status"] for row in batch.rows()] == ["success", "success"]
+    assert third.row()["transaction_status"] == "success"
+    assert violations(app) == []
