@@ -57,7 +57,6 @@ def test_results_are_printed_with_their_bars(results: Path) -> None:
 
 
 def test_the_page_shows_every_plot_and_is_the_same_when_drawn_again(results: Path) -> None:
-    pytest.importorskip("pygal", reason="the bench extra is not installed")
 
     def drawn() -> dict[str, str]:
         report.draw(results, list(results.glob("*.json")))
