@@ -8,18 +8,17 @@ create or replace function bank._named_account(
 language plpgsql stable as $$
 declare
     account bank.account_detail;
+    facts jsonb;
 begin
     select * into account from bank.account_detail as a
     where a.ledger_id = _named_account.ledger_id and a.account_id = _named_account.account_id;
     if not found then
-        perform bank._raise(
-            case when account_id is null then 'invalid_argument' else 'account_not_found' end,
-            jsonb_build_object(
-                'field', field,
-                'reason', case when account_id is null then 'is required' else 'does not exist' end,
-                'account_id', account_id
-            )
+        facts := jsonb_build_object(
+            'field', field,
+            'reason', case when account_id is null then 'is required' else 'does not exist' end,
+            'account_id', account_id
         );
+        perform bank._raise(bank._account_fault_code(facts), facts);
     end if;
     return account;
 end

@@ -32,8 +32,8 @@ language plpgsql as $$
 declare
     item_count constant integer := cardinality(amounts_minor);
     nulls constant bigint[] := array_fill(null::bigint, array[item_count]);
-    -- Accounts in ascending id, then one stripe of each striped account from stripe_position on; positions leads from
-    -- the rank of an id to its place here, and is null when unknown.
+    -- Accounts in ascending id, then one stripe of each striped account; positions leads from the rank of an id to its
+    -- place here, and is null when unknown.
     ranked_ids bigint[];
     positions integer[];
     account_ids bigint[];
@@ -44,7 +44,6 @@ declare
     versions bigint[];
     versions_before bigint[];
     stripe bank._postable;
-    stripe_position integer;
     posted_at timestamptz;
     -- Items. first_items: the first item with the same key. used_ids: the transaction that used the key before.
     debit_ranks integer[];
@@ -57,6 +56,7 @@ declare
     debit_row_ids bigint[];
     credit_row_ids bigint[];
     replayed_ids bigint[];
+    replayed_times timestamptz[] := array_fill(null::timestamptz, array[item_count]);
     failure_codes text[];
     failure_details jsonb[];
     item_currencies text[];
@@ -87,7 +87,6 @@ declare
     );
     facts jsonb;
     recorded bank.posting;
-    result bank.posting;
 begin
     if array_position(debit_account_ids, null) is not null
         or array_position(credit_account_ids, null) is not null
@@ -180,7 +179,6 @@ begin
                 d := d + 1;
             end if;
         end loop;
-        stripe_position := coalesce(cardinality(account_ids), 0) + 1;
         for i in 1 .. cardinality(ranked_ids) loop
             if positions[i] is null then
                 stripe := bank._lock_stripe(ranked_ids[i], ledger_id);
@@ -232,9 +230,7 @@ begin
             end if;
             if stopped_by is not null then
                 failure_codes[i] := 'batch_aborted';
-                failure_details[i] := jsonb_build_object(
-                    'field', 'group', 'reason', format('item %s was not posted', stopped_by), 'stopped_by', stopped_by
-                );
+                failure_details[i] := bank._aborted_facts(stopped_by);
                 continue;
             end if;
 
@@ -254,7 +250,7 @@ begin
                 facts := bank._account_fault(
                     transaction_types[i], debit_account_ids[i], credit_account_ids[i], d is not null
                 );
-                failure_codes[i] := case facts ->> 'reason' when 'is required' then 'invalid_argument' else 'account_not_found' end;
+                failure_codes[i] := bank._account_fault_code(facts);
                 failure_details[i] := facts;
             elsif idempotency_keys[i] is not null and (used_ids[i] is not null or key_items[first_items[i]] is not null) then
                 same := key_items[first_items[i]];
@@ -345,9 +341,7 @@ begin
                     end if;
                     replayed_ids[j] := null;
                     failure_codes[j] := 'batch_aborted';
-                    failure_details[j] := jsonb_build_object(
-                        'field', 'group', 'reason', format('item %s was not posted', i), 'stopped_by', i
-                    );
+                    failure_details[j] := bank._aborted_facts(i);
                 end loop;
             end if;
         end loop;
@@ -419,55 +413,49 @@ begin
         where a.ledger_id = _post.ledger_id and a.account_id = changed.id and changed.version <> changed.version_before;
     end if;
 
-    if not any_replayed then
-        return query
-        select
-            item.id, item.type,
-            case when item.code is null then 'success' else 'failure' end::bank.transaction_status,
-            item.code, item.detail, item.amount, item.currency,
-            item.debit_id, item.credit_id,
-            case when item.debit_id = item.debit_row_id then item.debit_balance end,
-            case when item.credit_id = item.credit_row_id then item.credit_balance end,
-            case when item.debit_id = item.debit_row_id then item.debit_version end,
-            case when item.credit_id = item.credit_row_id then item.credit_version end,
-            item.key, item.description, item.external_id,
-            coalesce(item.metadata, '{}'), case when item.id is not null then posted_at end, false, ledger_id,
-            null::bigint, null::bigint, null::numeric, null::numeric, null::jsonb
-        from unnest(
-            new_ids, transaction_types, failure_codes, failure_details, amounts_minor, item_currencies,
-            debit_account_ids, credit_account_ids, debit_row_ids, credit_row_ids,
-            debit_balances, credit_balances, debit_versions, credit_versions,
-            idempotency_keys, descriptions, external_ids, metadatas
-        ) with ordinality as item (
-            id, type, code, detail, amount, currency,
-            debit_id, credit_id, debit_row_id, credit_row_id, debit_balance, credit_balance, debit_version, credit_version,
-            key, description, external_id, metadata, n
-        )
-        order by item.n;
-        return;
+    if any_replayed then
+        for i in 1 .. item_count loop
+            if replayed_ids[i] is not null then
+                select * into recorded from bank.posting as p
+                where p.ledger_id = _post.ledger_id and p.transaction_id = replayed_ids[i];
+                failure_details[i] := recorded.failure_detail;
+                item_currencies[i] := recorded.currency;
+                debit_row_ids[i] := recorded.debit_account_id; -- the view hides what is of a stripe
+                credit_row_ids[i] := recorded.credit_account_id;
+                debit_balances[i] := recorded.debit_balance_after_minor;
+                credit_balances[i] := recorded.credit_balance_after_minor;
+                debit_versions[i] := recorded.debit_version;
+                credit_versions[i] := recorded.credit_version;
+                replayed_times[i] := recorded.created_at;
+            end if;
+        end loop;
     end if;
 
-    for i in 1 .. item_count loop
-        if replayed_ids[i] is not null then
-            select * into result from bank.posting as p
-            where p.ledger_id = _post.ledger_id and p.transaction_id = replayed_ids[i];
-            result.replayed := true;
-        else
-            result := row(
-                new_ids[i], transaction_types[i],
-                case when failure_codes[i] is null then 'success' else 'failure' end,
-                failure_codes[i], failure_details[i], amounts_minor[i], item_currencies[i],
-                debit_account_ids[i], credit_account_ids[i],
-                case when positions[debit_ranks[i]] < stripe_position then debit_balances[i] end,
-                case when positions[credit_ranks[i]] < stripe_position then credit_balances[i] end,
-                case when positions[debit_ranks[i]] < stripe_position then debit_versions[i] end,
-                case when positions[credit_ranks[i]] < stripe_position then credit_versions[i] end,
-                idempotency_keys[i], descriptions[i], external_ids[i],
-                coalesce(metadatas[i], '{}'), case when new_ids[i] is not null then posted_at end, false, ledger_id,
-                null, null, null, null, null
-            );
-        end if;
-        return next result;
-    end loop;
+    return query
+    select
+        coalesce(item.id, item.replayed_id), item.type,
+        case when item.code is null then 'success' else 'failure' end::bank.transaction_status,
+        item.code, item.detail, item.amount, item.currency,
+        item.debit_id, item.credit_id,
+        case when item.debit_id = item.debit_row_id then item.debit_balance end,
+        case when item.credit_id = item.credit_row_id then item.credit_balance end,
+        case when item.debit_id = item.debit_row_id then item.debit_version end,
+        case when item.credit_id = item.credit_row_id then item.credit_version end,
+        item.key, item.description, item.external_id, coalesce(item.metadata, '{}'),
+        case when item.id is not null then posted_at else item.replayed_at end,
+        item.replayed_id is not null, ledger_id,
+        null::bigint, null::bigint, null::numeric, null::numeric, null::jsonb
+    from unnest(
+        new_ids, replayed_ids, replayed_times, transaction_types, failure_codes, failure_details,
+        amounts_minor, item_currencies, debit_account_ids, credit_account_ids, debit_row_ids, credit_row_ids,
+        debit_balances, credit_balances, debit_versions, credit_versions,
+        idempotency_keys, descriptions, external_ids, metadatas
+    ) with ordinality as item (
+        id, replayed_id, replayed_at, type, code, detail,
+        amount, currency, debit_id, credit_id, debit_row_id, credit_row_id,
+        debit_balance, credit_balance, debit_version, credit_version,
+        key, description, external_id, metadata, n
+    )
+    order by item.n;
 end
 $$;

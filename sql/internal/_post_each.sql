@@ -61,9 +61,7 @@ begin
                 outcome := bank._not_posted(
                     transaction_types[i], debit_account_ids[i], credit_account_ids[i], amounts_minor[i],
                     idempotency_keys[i], descriptions[i], external_ids[i], metadatas[i], ledger_id,
-                    'batch_aborted', jsonb_build_object(
-                        'field', 'group', 'reason', format('item %s was not posted', stopped_by), 'stopped_by', stopped_by
-                    )
+                    'batch_aborted', bank._aborted_facts(stopped_by)
                 );
             elsif rejected.transaction_id is null or rejected.replayed then
                 outcome := rejected;

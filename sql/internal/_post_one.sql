@@ -88,9 +88,7 @@ begin
         fault := bank._account_fault(
             transaction_type, debit_account_id, credit_account_id, debit_account.account_id is not null
         );
-        perform bank._raise(
-            case fault ->> 'reason' when 'is required' then 'invalid_argument' else 'account_not_found' end, fault
-        );
+        perform bank._raise(bank._account_fault_code(fault), fault);
     end if;
 
     if transaction_type = 'hold' and debit_account.stripes <> 0 then
