@@ -113,6 +113,9 @@ class BankMachine(RuleBasedStateMachine):
         for number, currency, limit in accounts:
             self.call("open_account", currency=currency, overdraft_limit_minor=limit, ledger_id=self.ledgers[number])
             self.post(number, "credit", None, account_id=self.bank.accounts[-1].account_id, amount_minor=300)
+        euros, yens = self.bank.accounts[3], self.bank.accounts[2]
+        sides = {"debit_account_id": euros.account_id, "credit_account_id": yens.account_id}
+        self.post(0, "exchange", None, **sides, amount_minor=10, rate=Decimal("163.25"))
         if held:
             self.authorise(
                 number=0, account=0, beneficiary=None, amount=held, tolerance=10, expires_at=None, key="key-0"
