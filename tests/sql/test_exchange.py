@@ -186,9 +186,7 @@ def test_a_key_belongs_to_one_rate_though_the_same_comes_out(app: Connection, eu
 
 
 def test_a_custom_currency_is_exchanged_by_its_exponent(app: Connection, owner: Connection, eur: int) -> None:
-    owner.execute(
-        "insert into bank.currency (currency, exponent, name) values ('POINTS', 0, 'Points'), ('WEI', 18, 'Wei')"
-    )
+    owner.execute("select bank.create_currency('POINTS', 0, 'Points'), bank.create_currency('WEI', 18, 'Wei')")
     points, wei = open_account(app, currency="POINTS"), open_account(app, currency="WEI")
     assert exchange(app, eur, points, 1999, "1")["legs"][1]["amount_minor"] == 19
     for debit, credit, amount, rate, shift in (
@@ -229,3 +227,24 @@ def test_a_random_exchange_is_exact(bank: Bank) -> None:
 
         compare()
         assert violations(app) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "exponent", "name", "field"),
+    [
+        ("EUR", 2, "Euro again", "currency"),
+        ("points", 0, "Points", "currency"),
+        ("PT", 0, "Points", "currency"),
+        (None, 0, "Points", "currency"),
+        ("POINTS", -1, "Points", "exponent"),
+        ("POINTS", 19, "Points", "exponent"),
+        ("POINTS", None, "Points", "exponent"),
+        ("POINTS", 0, " ", "name"),
+        ("POINTS", 0, None, "name"),
+    ],
+)
+def test_a_currency_of_ones_own_has_a_free_code_an_exponent_and_a_name(
+    owner: Connection, code: str | None, exponent: int | None, name: str | None, field: str
+) -> None:
+    with raises("TLARG", "invalid_argument", field):
+        call(owner, "create_currency", code, exponent, name)

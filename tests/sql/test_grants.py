@@ -87,6 +87,7 @@ def login(bank: Bank) -> Iterator[Connection]:
         "select bank._raise('invalid_amount', '{}')",
         "select bank._install('', '', '{}')",
         "select bank.create_ledger('Mine')",
+        "select bank.create_currency('MINE', 2, 'Mine')",
         "select bank.create_api_key('k', sha256('k'), '{admin}')",
         "select bank.list_api_keys()",
         "select bank.revoke_api_key(1)",
