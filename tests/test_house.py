@@ -102,7 +102,7 @@ def test_every_error_that_sql_raises_or_records_is_in_the_catalogue_and_the_othe
         used.update(re.findall(r"then '(hold_not_open|nothing_to_sweep|amount_too_small)'", code))
         if path.stem == "_post_legs":
             used.update(re.findall(r"select [\w.()]+, '(\w+)'", code))
-        if path.stem in ("_rejection", "_limit_rejection"):
+        if path.stem in ("_rejection", "_limit_code"):
             used.update(re.findall(r"then '(\w+)'", code))
         for suffix in re.findall(r"\|\| '(_(?:amount|count)_exceeded)'", code):
             used.update(window + suffix for window in ("day", "week", "month"))

@@ -3,7 +3,7 @@
 -- (bank.void), or at its deadline: from that moment it no longer counts.
 -- amount_minor: minor units, a whole number from 1 to 9007199254740991. beneficiary_account_id: where captures will
 -- move the money; null: out of the bank. tolerance_minor: how much more than the amount may be captured in all.
--- expires_at: the deadline; null: none.
+-- expires_at: the deadline, before the year 9999; null: none.
 -- idempotency_key: a retry with the same key and the same arguments returns the first outcome with replayed true.
 -- description, external_id and metadata are yours.
 -- Returns the recorded transaction; a rejection is a row with transaction_status failure and a failure_code.
@@ -36,6 +36,11 @@ begin
         ));
     elsif not isfinite(expires_at) then
         perform bank._raise('invalid_argument', jsonb_build_object('field', 'expires_at', 'reason', 'is not a time'));
+    -- Clients may have no later year than 9999, in whatever time zone they show it.
+    elsif expires_at >= '9999-01-01 00:00:00+00' then
+        perform bank._raise('invalid_argument', jsonb_build_object(
+            'field', 'expires_at', 'reason', 'is not before the year 9999'
+        ));
     -- A retry may come after the deadline, and gets its first outcome.
     elsif expires_at <= clock_timestamp() and not exists (
         select from bank.transaction as t
@@ -46,19 +51,12 @@ begin
 
     posted := bank._post_one(
         'hold', account_id, beneficiary_account_id, amount_minor,
-        idempotency_key, description, external_id, metadata, ledger_id
+        idempotency_key, description, external_id, metadata, ledger_id,
+        request => jsonb_build_object(
+            'tolerance_minor', tolerance_minor::bigint, 'expires_at', expires_at at time zone 'UTC'
+        )
     );
-    if posted.replayed then
-        perform bank._raise('idempotency_key_reused', jsonb_build_object(
-            'field', case when h.tolerance_minor <> authorise.tolerance_minor then 'tolerance_minor' else 'expires_at' end,
-            'reason', 'differs from the first request with this idempotency_key',
-            'transaction_id', posted.transaction_id
-        ))
-        from bank.hold as h
-        where h.ledger_id = authorise.ledger_id
-            and h.hold_id = posted.transaction_id
-            and (h.tolerance_minor, h.expires_at) is distinct from (authorise.tolerance_minor, authorise.expires_at);
-    elsif posted.failure_code is null then
+    if posted.failure_code is null and not posted.replayed then
         insert into bank.hold (ledger_id, hold_id, account_id, amount_minor, tolerance_minor, expires_at)
         values (ledger_id, posted.transaction_id, account_id, posted.amount_minor, tolerance_minor, expires_at);
     end if;

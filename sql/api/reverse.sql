@@ -1,5 +1,6 @@
 -- Takes a transaction back, in full or in part (a refund): the money goes from where it went to where it came from.
--- Never more than is left of it after earlier reversals, also when two race. An exchange or a compound transaction is
+-- Never more than is left of it after earlier reversals, also when two race: each writes into the original what it has
+-- taken back. An exchange or a compound transaction is
 -- reversed as a whole.
 -- transaction_id: what is taken back. amount_minor: minor units; null: all that is left. force: when the account that
 -- the money went to has not enough, let it overdraw: its overdraft limit is raised to what is needed, which is a
@@ -27,7 +28,10 @@ create or replace function bank.reverse(
 language plpgsql security definer set search_path = bank, pg_temp as $$
 declare
     original bank.posting;
+    reversed_minor bigint;
     left_minor bigint;
+    asked_minor bigint;
+    request jsonb;
     fault jsonb;
     prior_code text;
     prior_detail jsonb;
@@ -36,7 +40,8 @@ declare
     forced boolean;
     posted bank.posting;
 begin
-    perform from bank.transaction as t
+    select coalesce(t.reversed_minor, 0) into reversed_minor
+    from bank.transaction as t
     where t.ledger_id = reverse.ledger_id and t.transaction_id = reverse.transaction_id
     for no key update;
     original := bank.get_transaction(transaction_id, ledger_id);
@@ -49,28 +54,19 @@ begin
             'transaction_id', transaction_id
         ));
     end if;
-    -- Legs are taken back together, so one reversal leaves nothing.
-    select
-        case
-            when original.legs is null then original.amount_minor - coalesce(sum(t.amount_minor), 0)
-            when count(*) = 0 then original.amount_minor
-            else 0
-        end
-    into left_minor
-    from bank.transaction as t
-    where t.ledger_id = reverse.ledger_id
-        and t.original_transaction_id = reverse.transaction_id
-        and t.transaction_type = 'reversal'
-        and t.transaction_status = 'success';
-    amount_minor := bank._amount_or(amount_minor, left_minor, original.amount_minor, idempotency_key, ledger_id);
+    asked_minor := case when amount_minor is not null then bank._amount(amount_minor) end;
+    left_minor := original.amount_minor - reversed_minor;
+    amount_minor := coalesce(asked_minor, nullif(left_minor, 0), original.amount_minor);
     fault := bank._change_fault(null, changed_by);
     if fault is not null then
         perform bank._raise('invalid_argument', fault);
     end if;
+    -- Legs are taken back together.
     if amount_minor > left_minor or original.legs is not null and amount_minor <> original.amount_minor then
         prior_code := 'reversal_exceeds_original';
     end if;
 
+    request := jsonb_build_object('amount_minor', asked_minor, 'force', coalesce(force, false));
     prior_detail := jsonb_build_object('transaction_id', transaction_id, 'left_minor', left_minor);
     if original.legs is null then
         account_ids := array[original.credit_account_id, original.debit_account_id];
@@ -101,14 +97,19 @@ begin
                 posted := bank._post_one(
                     'reversal', original.credit_account_id, original.debit_account_id, amount_minor,
                     idempotency_key, description, external_id, metadata, ledger_id, transaction_id,
-                    prior_code, prior_detail
+                    prior_code, prior_detail, request => request
                 );
             else
                 posted := bank._post_legs(
                     'reversal', account_ids, amounts_minor, null,
                     idempotency_key, description, external_id, metadata, ledger_id, transaction_id,
-                    prior_code, prior_detail
+                    prior_code, prior_detail, request => request
                 );
+            end if;
+            if posted.failure_code is null and not posted.replayed then
+                update bank.transaction as t
+                set reversed_minor = coalesce(t.reversed_minor, 0) + reverse.amount_minor
+                where t.ledger_id = reverse.ledger_id and t.transaction_id = reverse.transaction_id;
             end if;
             if not forced or posted.failure_code is null and not posted.replayed then
                 return posted;

@@ -36,10 +36,11 @@ begin
     available_minor := least(account.balance_minor - account.held_minor, most_minor);
     return bank._post_one(
         'transfer', debit_account_id, credit_account_id,
-        bank._amount_or(null, greatest(available_minor, 0), most_minor, idempotency_key, ledger_id),
+        case when available_minor > 0 then available_minor else most_minor end,
         idempotency_key, description, external_id, metadata, ledger_id, null,
         case when available_minor <= 0 then 'nothing_to_sweep' end,
-        jsonb_build_object('account_id', debit_account_id, 'available_minor', available_minor)
+        jsonb_build_object('account_id', debit_account_id, 'available_minor', available_minor),
+        request => jsonb_build_object('at_most_minor', at_most_minor::bigint)
     );
 end
 $$;

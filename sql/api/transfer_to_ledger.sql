@@ -9,7 +9,6 @@
 -- transaction_status failure and a failure_code in the debited account's ledger.
 -- Locks: the accounts of the ledger with the lower ledger_id first, in either in ascending account_id, until the
 -- caller's transaction ends.
--- A retry of a rejected transfer is not compared with the first call in credit_account_id.
 -- Errors raised, in this order: invalid_amount, account_not_found, invalid_argument, idempotency_key_reused.
 -- Rejections recorded, in this order: same_ledger, those of bank.transfer in the debited account's ledger, then those
 -- in the other.
@@ -31,8 +30,11 @@ declare
     debit_account constant bank.account_detail := bank._named_account(debit_account_id, 'debit_account_id', ledger_id);
     credit_account constant bank.account_detail
     := bank._named_account(credit_account_id, 'credit_account_id', credit_ledger_id);
-    clearing_account_id constant bigint := bank._book_account('clearing', debit_account.currency, ledger_id);
-    their_clearing_account_id constant bigint := bank._book_account('clearing', debit_account.currency, credit_ledger_id);
+    request constant jsonb := jsonb_build_object(
+        'credit_ledger_id', credit_ledger_id, 'credit_account_id', credit_account_id
+    );
+    clearing_account_id bigint;
+    their_clearing_account_id bigint;
     ours bank.posting;
     theirs bank.posting;
     prior_code text;
@@ -42,6 +44,11 @@ begin
         prior_code := 'same_ledger';
         prior_detail := jsonb_build_object('ledger_id', ledger_id);
     end if;
+    -- First used in one order, whichever way the money goes.
+    perform bank._book_account('clearing', debit_account.currency, least(ledger_id, credit_ledger_id));
+    perform bank._book_account('clearing', debit_account.currency, greatest(ledger_id, credit_ledger_id));
+    clearing_account_id := bank._book_account('clearing', debit_account.currency, ledger_id);
+    their_clearing_account_id := bank._book_account('clearing', debit_account.currency, credit_ledger_id);
     -- One order of locks for both directions: all that the posting in the other ledger locks, its stripe too.
     if credit_ledger_id < ledger_id then
         perform bank._lock_accounts(credit_account_id, null, credit_ledger_id);
@@ -51,22 +58,9 @@ begin
     begin
         ours := bank._post_one(
             'cross_ledger', debit_account_id, clearing_account_id, amount,
-            idempotency_key, description, external_id, metadata, ledger_id, null, prior_code, prior_detail, 0, credit_ledger_id
+            idempotency_key, description, external_id, metadata, ledger_id, null, prior_code, prior_detail, 0, credit_ledger_id,
+            request
         );
-        if ours.replayed then
-            perform bank._raise('idempotency_key_reused', jsonb_build_object(
-                'field', case when ours.counterpart_ledger_id <> credit_ledger_id then 'credit_ledger_id' else 'credit_account_id' end,
-                'reason', 'differs from the first request with this idempotency_key',
-                'transaction_id', ours.transaction_id
-            ))
-            where ours.counterpart_ledger_id <> credit_ledger_id
-                or exists (
-                    select from bank.posting as p
-                    where p.ledger_id = transfer_to_ledger.credit_ledger_id
-                        and p.transaction_id = ours.original_transaction_id
-                        and p.credit_account_id <> transfer_to_ledger.credit_account_id
-                );
-        end if;
         if ours.replayed or ours.failure_code is not null then
             return ours;
         end if;
@@ -89,7 +83,8 @@ begin
     return bank._post_one(
         'cross_ledger', debit_account_id, clearing_account_id, amount,
         idempotency_key, description, external_id, metadata, ledger_id, null,
-        theirs.failure_code, theirs.failure_detail || jsonb_build_object('ledger_id', credit_ledger_id), 0, credit_ledger_id
+        theirs.failure_code, theirs.failure_detail || jsonb_build_object('ledger_id', credit_ledger_id), 0, credit_ledger_id,
+        request
     );
 end
 $$;

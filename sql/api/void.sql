@@ -26,7 +26,7 @@ begin
     left_minor := case when held.hold_status = 'open' then greatest(held.amount_minor - held.captured_minor, 0) else 0 end;
     posted := bank._post_one(
         'void', authorised.debit_account_id, authorised.credit_account_id,
-        bank._amount_or(null, left_minor, held.amount_minor, idempotency_key, ledger_id),
+        coalesce(nullif(left_minor, 0), held.amount_minor),
         idempotency_key, description, external_id, metadata, ledger_id, hold_id,
         case when held.hold_status <> 'open' then 'hold_not_open' end,
         jsonb_build_object('hold_id', hold_id, 'hold_status', held.hold_status),

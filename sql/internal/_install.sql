@@ -18,9 +18,14 @@ begin
         meaning = excluded.meaning,
         retry = excluded.retry;
 
-    insert into bank.installation (only_row, migration_id, sql_digest, installed_at)
-    values (true, migration_id, sql_digest, now())
+    -- From the first install on that records requests, these functions have been the only ones that post.
+    insert into bank.installation (only_row, migration_id, sql_digest, installed_at, requests_recorded_from)
+    select true, migration_id, sql_digest, now(), s.last_value + s.is_called::integer
+    from bank.transaction_id_seq as s
     on conflict (only_row) do update
-    set migration_id = excluded.migration_id, sql_digest = excluded.sql_digest, installed_at = excluded.installed_at;
+    set migration_id = excluded.migration_id,
+        sql_digest = excluded.sql_digest,
+        installed_at = excluded.installed_at,
+        requests_recorded_from = coalesce(installation.requests_recorded_from, excluded.requests_recorded_from);
 end
 $$;

@@ -2,29 +2,27 @@
 -- after bank._rejection, and only when one of the accounts has limits.
 -- An account that is null is not looked at. debit_after_minor: what the debited account would have that is not held;
 -- credit_after_minor: the other's balance.
--- Days, weeks (from Monday) and months are those of UTC. Captures were counted when they were authorised, and reversals
--- are not the holder's spending: for both only the limits of balances count.
+-- amount_minor: what the limit of a single debit judges; null: nothing, as for a reversal, which is not the holder's
+-- spending. window_minor, window_count: what counts in the windows. What a hold reserves counts when it is authorised;
+-- of its captures only what is more than it reserved.
+-- Days, weeks (from Monday) and months are those of UTC at posted_at, which is the clock's time.
 create or replace function bank._limit_rejection(
-    transaction_type bank.transaction_type,
     debit_account_id bigint,
     credit_account_id bigint,
     debit_after_minor bigint,
     credit_after_minor bigint,
     amount_minor bigint,
+    window_minor bigint,
+    window_count bigint,
     posted_at timestamptz,
     ledger_id bigint
 ) returns jsonb
 language plpgsql stable as $$
 begin
     return (
-        select jsonb_strip_nulls(jsonb_build_object(
-            'failure_code', passed.code,
-            'account_id', l.account_id,
-            'limit_minor', case when passed.code not like '%count%' then l.amount_max_minor end,
-            'limit_count', case when passed.code like '%count%' then l.count_max end,
-            'used_minor', case when passed.code like '%amount%' then used.minor end,
-            'used_count', case when passed.code like '%count%' then used.count end
-        ))
+        select bank._limit_facts(
+            passed.code, l.account_id, l.amount_max_minor, l.count_max, used.minor, used.count
+        ) || jsonb_build_object('failure_code', passed.code)
         from bank.account_limit as l
         cross join lateral (
             select
@@ -32,25 +30,14 @@ begin
                 case when l.window_started_at = bank._window_start(l.limit_kind, posted_at) then l.used_count else 0 end as count
         ) as used
         cross join lateral (
-            select case l.limit_kind
-                when 'minimum_balance' then case
-                    when l.account_id = debit_account_id and debit_after_minor < l.amount_max_minor
-                        then 'balance_below_minimum'
-                end
-                when 'maximum_balance' then case
-                    when l.account_id = credit_account_id and credit_after_minor > l.amount_max_minor
-                        then 'balance_above_maximum'
-                end
-                else case
-                    when l.account_id is distinct from debit_account_id then null
-                when transaction_type in ('capture', 'reversal') then null
-                    when l.limit_kind = 'transaction' then case
-                        when amount_minor > l.amount_max_minor then 'transaction_limit_exceeded'
-                    end
-                    when used.minor + amount_minor > l.amount_max_minor then l.limit_kind || '_amount_exceeded'
-                    when used.count + 1 > l.count_max then l.limit_kind || '_count_exceeded'
-                end
-            end as code
+            select bank._limit_code(
+                l.limit_kind, l.amount_max_minor, l.count_max, used.minor, used.count,
+                case l.account_id when debit_account_id then debit_after_minor end,
+                case l.account_id when credit_account_id then credit_after_minor end,
+                case l.account_id when debit_account_id then amount_minor end,
+                case l.account_id when debit_account_id then window_minor end,
+                case l.account_id when debit_account_id then window_count end
+            ) as code
         ) as passed
         where l.ledger_id = _limit_rejection.ledger_id
             and l.account_id in (debit_account_id, credit_account_id)

@@ -9,7 +9,7 @@
 -- not posted stops it; its rejection is recorded as always, and every other item of the group has failure_code
 -- batch_aborted, is not recorded, and keeps its idempotency key for another time.
 --
--- Where an account has limits of its own the items go through bank._post_one, one after another (bank._post_each).
+-- Limits of accounts are read once, used in memory item by item, and written once.
 --
 -- Locks: all accounts of the batch, FOR NO KEY UPDATE, in ascending account_id, then one stripe of each striped
 -- account, until the caller's transaction ends.
@@ -40,11 +40,24 @@ declare
     statuses bank.account_status[];
     currencies text[];
     balances bigint[];
-    headrooms bigint[];
+    helds bigint[];
+    overdraft_limits bigint[];
     versions bigint[];
     versions_before bigint[];
+    last_entry_times timestamptz[];
+    limiteds boolean[];
     stripe bank._postable;
     posted_at timestamptz;
+    -- Limits of the accounts: the place of an account has a slot for each kind, null where there is no such limit.
+    limit_kinds constant bank.limit_kind[] := enum_range(null::bank.limit_kind);
+    kind_count constant integer := cardinality(limit_kinds);
+    account_limit bank.account_limit;
+    limit_amounts bigint[];
+    limit_counts bigint[];
+    used_minors numeric[]; -- a sum of many amounts may pass bigint
+    used_counts bigint[];
+    used_counts_before bigint[];
+    slot integer;
     -- Items. first_items: the first item with the same key. used_ids: the transaction that used the key before.
     debit_ranks integer[];
     credit_ranks integer[];
@@ -64,15 +77,18 @@ declare
     credit_balances bigint[];
     debit_versions bigint[];
     credit_versions bigint[];
+    -- Of the entries, where the account's last one is ahead of the clock; else they have the clock's time.
+    debit_times timestamptz[];
+    credit_times timestamptz[];
     recorded_count integer;
     group_start integer; -- first item of the group of the item in hand
     stopped_by integer; -- the item that stopped that group
     any_stopped boolean;
     any_limited boolean;
     any_held boolean;
+    any_ahead boolean;
     any_replayed boolean;
     looked_up boolean := false;
-    violations integer := 0;
     amount bigint;
     debit_balance bigint;
     credit_balance bigint;
@@ -133,12 +149,16 @@ begin
             array_agg(a.account_status),
             array_agg(a.currency),
             array_agg(a.balance_minor),
-            array_agg(a.overdraft_limit_minor - a.held_minor),
+            array_agg(a.held_minor),
+            array_agg(a.overdraft_limit_minor),
             array_agg(a.version),
-            greatest(clock_timestamp(), max(a.last_entry_at)),
+            array_agg(a.last_entry_at),
+            array_agg(a.limited),
             coalesce(bool_or(a.limited), false),
             coalesce(bool_or(a.held_minor > 0), false)
-        into account_ids, statuses, currencies, balances, headrooms, versions, posted_at, any_limited, any_held
+        into
+            account_ids, statuses, currencies, balances, helds, overdraft_limits, versions, last_entry_times, limiteds,
+            any_limited, any_held
         from (
             select
                 x.account_id, x.account_status, x.currency, x.balance_minor, x.held_minor, x.overdraft_limit_minor,
@@ -149,24 +169,11 @@ begin
             for no key update
         ) as a;
 
-        if any_limited then
-            -- One after another they would lock stripes in the order of the items.
-            for i in 1 .. cardinality(ranked_ids) loop
-                if ranked_ids[i] <> all(account_ids) then
-                    perform bank._lock_stripe(ranked_ids[i], ledger_id);
-                end if;
-            end loop;
-            return query select * from bank._post_each(
-                transaction_types, debit_account_ids, credit_account_ids, amounts_minor,
-                idempotency_keys, descriptions, external_ids, metadatas, groups, ledger_id
-            );
-            return;
-        end if;
         if any_held then
             perform bank._end_expired_holds(a.account_id, _post.ledger_id)
             from bank.account as a
             where a.ledger_id = _post.ledger_id and a.account_id = any(account_ids) and a.held_minor > 0;
-            select array_agg(a.overdraft_limit_minor - a.held_minor order by a.account_id) into headrooms
+            select array_agg(a.held_minor order by a.account_id) into helds
             from bank.account as a
             where a.ledger_id = _post.ledger_id and a.account_id = any(account_ids);
         end if;
@@ -187,14 +194,47 @@ begin
                     statuses := statuses || stripe.account_status;
                     currencies := currencies || stripe.currency;
                     balances := balances || stripe.balance_minor;
-                    headrooms := headrooms || null::bigint;
+                    helds := helds || stripe.held_minor;
+                    overdraft_limits := overdraft_limits || stripe.overdraft_limit_minor;
                     versions := versions || stripe.version;
-                    posted_at := greatest(posted_at, stripe.last_entry_at);
+                    last_entry_times := last_entry_times || stripe.last_entry_at;
+                    limiteds := limiteds || stripe.limited;
                     positions[i] := cardinality(account_ids);
                 end if;
             end if;
         end loop;
         versions_before := versions;
+        posted_at := clock_timestamp();
+        any_ahead := exists (select from unnest(last_entry_times) as t (last_entry_at) where t.last_entry_at > posted_at);
+
+        if any_limited then
+            limit_amounts := array_fill(null::bigint, array[kind_count * cardinality(account_ids)]);
+            limit_counts := limit_amounts;
+            used_counts := limit_amounts;
+            used_minors := array_fill(null::numeric, array[cardinality(limit_amounts)]);
+            d := 1;
+            for account_limit in
+                select * from bank.account_limit as l
+                where l.ledger_id = _post.ledger_id and l.account_id = any(account_ids)
+                order by l.account_id
+            loop
+                while account_ids[d] <> account_limit.account_id loop
+                    d := d + 1;
+                end loop;
+                slot := kind_count * (d - 1) + array_position(limit_kinds, account_limit.limit_kind);
+                limit_amounts[slot] := account_limit.amount_max_minor;
+                limit_counts[slot] := account_limit.count_max;
+                if bank._window_start(account_limit.limit_kind, posted_at) is not null then
+                    used_minors[slot] := 0;
+                    used_counts[slot] := 0;
+                    if account_limit.window_started_at = bank._window_start(account_limit.limit_kind, posted_at) then
+                        used_minors[slot] := account_limit.used_minor;
+                        used_counts[slot] := account_limit.used_count;
+                    end if;
+                end if;
+            end loop;
+            used_counts_before := used_counts;
+        end if;
 
         if looked_up then
             select array_agg((
@@ -214,6 +254,8 @@ begin
         credit_balances := nulls;
         debit_versions := nulls;
         credit_versions := nulls;
+        debit_times := array_fill(null::timestamptz, array[item_count]);
+        credit_times := debit_times;
         failure_codes := array_fill(null::text, array[item_count]);
         item_currencies := failure_codes;
         failure_details := array_fill(null::jsonb, array[item_count]);
@@ -286,8 +328,31 @@ begin
                 credit_balance := balances[c];
                 failure_code := bank._rejection(
                     debit_account_ids[i] = credit_account_ids[i], statuses[d], statuses[c], currencies[d], currencies[c],
-                    debit_balance, debit_balance + headrooms[d], credit_balance, amount
+                    debit_balance - helds[d], overdraft_limits[d], credit_balance, amount
                 );
+                if failure_code is not null then
+                    failure_details[i] := bank._rejection_facts(
+                        failure_code, debit_account_ids[i], credit_account_ids[i],
+                        statuses[d], currencies[d], currencies[c],
+                        debit_balance - helds[d], overdraft_limits[d], amount
+                    );
+                elsif any_limited and (limiteds[d] or limiteds[c]) then
+                    for k in 1 .. kind_count loop
+                        slot := kind_count * (case limit_kinds[k] when 'maximum_balance' then c else d end - 1) + k;
+                        failure_code := bank._limit_code(
+                            limit_kinds[k], limit_amounts[slot], limit_counts[slot], used_minors[slot], used_counts[slot],
+                            debit_balance - helds[d] - amount, credit_balance + amount, amount, amount, 1
+                        );
+                        if failure_code is not null then
+                            failure_details[i] := bank._limit_facts(
+                                failure_code, case limit_kinds[k] when 'maximum_balance' then credit_account_ids[i] else debit_account_ids[i] end,
+                                limit_amounts[slot], limit_counts[slot],
+                                least(used_minors[slot], 9007199254740991), used_counts[slot]
+                            );
+                            exit;
+                        end if;
+                    end loop;
+                end if;
                 if failure_code is null then
                     balances[d] := debit_balance - amount;
                     balances[c] := credit_balance + amount;
@@ -297,14 +362,18 @@ begin
                     credit_balances[i] := credit_balance + amount;
                     debit_versions[i] := versions[d];
                     credit_versions[i] := versions[c];
-                else
-                    failure_codes[i] := failure_code;
-                    failure_details[i] := bank._rejection_facts(
-                        failure_codes[i], debit_account_ids[i], credit_account_ids[i],
-                        statuses[d], currencies[d], currencies[c],
-                        debit_balance, debit_balance + headrooms[d], credit_balance, amount
-                    );
+                    if any_ahead then
+                        debit_times[i] := greatest(posted_at, last_entry_times[d]);
+                        credit_times[i] := greatest(posted_at, last_entry_times[c]);
+                    end if;
+                    if any_limited and limiteds[d] then
+                        for s in kind_count * (d - 1) + 1 .. kind_count * d loop
+                            used_minors[s] := used_minors[s] + amount;
+                            used_counts[s] := used_counts[s] + 1;
+                        end loop;
+                    end if;
                 end if;
+                failure_codes[i] := failure_code;
                 item_currencies[i] := currencies[d];
                 new_ids[i] := nextval('bank.transaction_id_seq');
                 debit_row_ids[i] := account_ids[d];
@@ -325,6 +394,12 @@ begin
                         balances[c] := balances[c] - amounts_minor[j];
                         versions[d] := versions[d] - 1;
                         versions[c] := versions[c] - 1;
+                        if any_limited and limiteds[d] then
+                            for s in kind_count * (d - 1) + 1 .. kind_count * d loop
+                                used_minors[s] := used_minors[s] - amounts_minor[j];
+                                used_counts[s] := used_counts[s] - 1;
+                            end loop;
+                        end if;
                         debit_balances[j] := null;
                         credit_balances[j] := null;
                         debit_versions[j] := null;
@@ -381,11 +456,13 @@ begin
                 if looked_up and current_setting('transaction_isolation') <> 'read committed' then
                     raise serialization_failure;
                 end if;
-                -- Every round sees keys that were not there before; what comes back every time is no key.
-                violations := violations + 1;
-                if violations > 10 then
-                    raise;
-                end if;
+                -- Every round sees keys that were not there before. What is in the way and is no key is an id.
+                perform bank._raise('sequence_behind', jsonb_build_object(
+                    'field', 'transaction_id', 'reason', 'is used already by another transaction',
+                    'transaction_id', t.transaction_id
+                ))
+                from bank.transaction as t
+                where t.ledger_id = _post.ledger_id and t.transaction_id = any(new_ids);
                 looked_up := true;
         end;
     end loop;
@@ -394,23 +471,50 @@ begin
         insert into bank.entry (
             ledger_id, account_id, version, transaction_id, amount_minor, balance_after_minor, created_at
         )
-        select ledger_id, side.account_id, side.version, item.id, side.amount, side.balance_after, posted_at
+        select
+            ledger_id, side.account_id, side.version, item.id, side.amount, side.balance_after,
+            coalesce(side.entry_time, posted_at)
         from unnest(
             new_ids, debit_row_ids, credit_row_ids, amounts_minor,
-            debit_versions, credit_versions, debit_balances, credit_balances
-        ) as item (id, debit_id, credit_id, amount, debit_version, credit_version, debit_balance, credit_balance)
+            debit_versions, credit_versions, debit_balances, credit_balances, debit_times, credit_times
+        ) as item (
+            id, debit_id, credit_id, amount,
+            debit_version, credit_version, debit_balance, credit_balance, debit_time, credit_time
+        )
         cross join lateral (
             values
-            (item.debit_id, item.debit_version, -item.amount, item.debit_balance),
-            (item.credit_id, item.credit_version, item.amount, item.credit_balance)
-        ) as side (account_id, version, amount, balance_after)
+            (item.debit_id, item.debit_version, -item.amount, item.debit_balance, item.debit_time),
+            (item.credit_id, item.credit_version, item.amount, item.credit_balance, item.credit_time)
+        ) as side (account_id, version, amount, balance_after, entry_time)
         where item.debit_version is not null
         order by side.account_id, side.version;
 
         update bank.account as a
-        set balance_minor = changed.balance, version = changed.version, last_entry_at = posted_at
+        set balance_minor = changed.balance,
+            version = changed.version,
+            last_entry_at = greatest(posted_at, a.last_entry_at)
         from unnest(account_ids, balances, versions, versions_before) as changed (id, balance, version, version_before)
         where a.ledger_id = _post.ledger_id and a.account_id = changed.id and changed.version <> changed.version_before;
+
+        if any_limited then
+            update bank.account_limit as l
+            set used_minor = least(changed.used_minor, 9007199254740991), -- as bank._use_limits
+                used_count = changed.used_count,
+                window_started_at = bank._window_start(l.limit_kind, posted_at)
+            from (
+                select
+                    account_ids[(used.slot - 1) / kind_count + 1] as account_id,
+                    limit_kinds[(used.slot - 1) % kind_count + 1] as limit_kind,
+                    used.minor as used_minor,
+                    used.count as used_count
+                from unnest(used_minors, used_counts, used_counts_before)
+                    with ordinality as used (minor, count, count_before, slot)
+                where used.count <> used.count_before
+            ) as changed
+            where l.ledger_id = _post.ledger_id
+                and l.account_id = changed.account_id
+                and l.limit_kind = changed.limit_kind;
+        end if;
     end if;
 
     if any_replayed then

@@ -4,7 +4,7 @@
 --
 -- An account is judged by what it has after all legs; its credits are entered before its debits, so that no balance
 -- after is lower than the last. The caller has checked that there are legs, whole and in range, that sum to zero.
--- conditions: see bank.post_legs; null: none. prior_code, prior_detail: as in bank._post_one.
+-- conditions: see bank.post_legs; null: none. prior_code, prior_detail, request: as in bank._post_one.
 --
 -- Checks, in this order: invalid_argument, account_not_found, account_striped (in a condition) raise; a used
 -- idempotency key replays or raises idempotency_key_reused; then prior_code, account_closed, account_frozen,
@@ -25,7 +25,8 @@ create or replace function bank._post_legs(
     prior_code text default null,
     prior_detail jsonb default null,
     exchange_rate numeric default null,
-    exchange_residue_minor numeric default null
+    exchange_residue_minor numeric default null,
+    request jsonb default null
 ) returns bank.posting
 language plpgsql as $$
 declare
@@ -83,9 +84,8 @@ begin
         credits[i] := 0;
         balances[i] := account.balance_minor;
         versions[i] := account.version;
-        posted_at := greatest(posted_at, account.last_entry_at);
     end loop;
-    posted_at := greatest(posted_at, clock_timestamp());
+    posted_at := clock_timestamp();
 
     select jsonb_build_object(
         'field', 'conditions', 'reason', 'has an account that is striped', 'account_id', account_id
@@ -146,7 +146,8 @@ begin
             union all
             select leg.n, 'balance_overflow', jsonb_build_object('account_id', leg.id, 'amount_minor', abs(nets[leg.place]))
             from unnest(account_ids, places) with ordinality as leg (id, place, n)
-            where balances[leg.place] + nets[leg.place] < -9007199254740991
+            where nets[leg.place] < 0
+                and balances[leg.place] - (locked[leg.place]).held_minor + nets[leg.place] < -9007199254740991
                 or balances[leg.place] + credits[leg.place] > 9007199254740991
 
             union all
@@ -155,12 +156,14 @@ begin
                 select
                     x.n,
                     bank._limit_rejection(
-                        transaction_type,
                         case when nets[x.place] < 0 then x.id end,
                         case when nets[x.place] > 0 then x.id end,
                         balances[x.place] - (locked[x.place]).held_minor + nets[x.place],
                         balances[x.place] + nets[x.place],
-                        -nets[x.place], posted_at, ledger_id
+                        case when transaction_type <> 'reversal' then -nets[x.place] end,
+                        case when transaction_type <> 'reversal' then -nets[x.place] end,
+                        case when transaction_type <> 'reversal' then 1 end,
+                        posted_at, ledger_id
                     ) as passed
                 from unnest(account_ids, places) with ordinality as x (id, place, n)
                 where (locked[x.place]).limited
@@ -221,7 +224,7 @@ begin
         ledger_id, transaction_id, debit_account_id, credit_account_id, amount_minor, debit_version, credit_version,
         created_at, transaction_type, transaction_status, currency, failure_code, failure_detail,
         idempotency_key, description, external_id, metadata, original_transaction_id,
-        exchange_rate, exchange_residue_minor, legs
+        exchange_rate, exchange_residue_minor, legs, request
     ) values (
         ledger_id, posted_id, (locked[places[debit_leg]]).account_id, (locked[places[credit_leg]]).account_id, total_minor,
         leg_versions[debit_leg], leg_versions[credit_leg],
@@ -229,12 +232,13 @@ begin
         case when failure_code is null then 'success' else 'failure' end::bank.transaction_status,
         (locked[places[debit_leg]]).currency, failure_code, failure_detail,
         idempotency_key, description, external_id, stored_metadata, original_transaction_id,
-        exchange_rate, exchange_residue_minor, legs
+        exchange_rate, exchange_residue_minor, legs, request
     ) on conflict do nothing;
     if not found then
         return bank._replay(
-            transaction_type, account_ids[debit_leg], account_ids[credit_leg], total_minor,
-            idempotency_key, description, external_id, stored_metadata, ledger_id, original_transaction_id, given_legs
+            posted_id, transaction_type, account_ids[debit_leg], account_ids[credit_leg], total_minor,
+            idempotency_key, description, external_id, stored_metadata, ledger_id, original_transaction_id, given_legs,
+            request
         );
     end if;
 
@@ -242,18 +246,22 @@ begin
         insert into bank.entry (
             ledger_id, account_id, version, transaction_id, amount_minor, balance_after_minor, created_at
         )
-        select ledger_id, (locked[leg.place]).account_id, leg.version, posted_id, leg.amount, leg.balance, posted_at
+        select
+            ledger_id, (locked[leg.place]).account_id, leg.version, posted_id, leg.amount, leg.balance,
+            greatest(posted_at, (locked[leg.place]).last_entry_at)
         from unnest(places, amounts_minor, leg_versions, leg_balances) as leg (place, amount, version, balance);
 
         update bank.account as a
-        set balance_minor = changed.balance, version = changed.version, last_entry_at = posted_at
+        set balance_minor = changed.balance,
+            version = changed.version,
+            last_entry_at = greatest(posted_at, a.last_entry_at)
         from (
             select (locked[i]).account_id as id, balances[i] as balance, versions[i] as version
             from generate_subscripts(balances, 1) as i
         ) as changed
         where a.ledger_id = _post_legs.ledger_id and a.account_id = changed.id;
 
-        perform bank._use_limits((locked[i]).account_id, -nets[i], posted_at, ledger_id)
+        perform bank._use_limits((locked[i]).account_id, -nets[i], 1, posted_at, ledger_id)
         from generate_subscripts(nets, 1) as i
         where (locked[i]).limited and nets[i] < 0 and transaction_type <> 'reversal';
     end if;

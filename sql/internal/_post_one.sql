@@ -6,6 +6,7 @@
 -- the held part of the debited account.
 -- prior_code, prior_detail: a rejection that the caller found before, under the lock of the accounts; it is recorded in
 -- place of one that would be found here.
+-- request: what the caller asked that no column says (bank.transaction.request); a retry is compared with it.
 --
 -- Checks, in this order: invalid_amount, invalid_argument, account_not_found (the debited account first) raise;
 -- a used idempotency key replays its recorded outcome or raises idempotency_key_reused; then prior_code,
@@ -16,6 +17,8 @@
 -- keeps that order across them, or retries on 40P01.
 -- The key is decided by the insert after the locks: its unique index sees what was committed while we waited, which
 -- the snapshot of an earlier statement does not.
+-- A transaction has the clock's time. An entry is never earlier than the last one of its own account; where the clock
+-- has stepped back that account's entries wait for it, and nobody else's.
 create or replace function bank._post_one(
     transaction_type bank.transaction_type,
     debit_account_id bigint,
@@ -30,7 +33,8 @@ create or replace function bank._post_one(
     prior_code text default null,
     prior_detail jsonb default null,
     released_minor bigint default 0,
-    counterpart_ledger_id bigint default null
+    counterpart_ledger_id bigint default null,
+    request jsonb default null
 ) returns bank.posting
 language plpgsql as $$
 declare
@@ -39,6 +43,8 @@ declare
     stored_metadata constant jsonb := nullif(metadata, '{}');
     debit_account bank._postable;
     credit_account bank._postable;
+    -- What a capture takes beyond its hold is spent now; the rest was when it was authorised.
+    window_minor constant bigint := greatest(amount - released_minor, 0);
     failure_code text;
     failure_detail jsonb;
     posted_id bigint;
@@ -101,14 +107,8 @@ begin
         debit_account.held_minor := debit_account.held_minor - released_minor;
     elsif debit_account.held_minor > 0 then
         debit_account.held_minor := bank._end_expired_holds(debit_account_id, ledger_id);
-        if transaction_type = 'hold' then
-            -- A hold leaves the balance alone, but what is not held keeps the exact range too.
-            debit_account.balance_minor := debit_account.balance_minor - debit_account.held_minor;
-            debit_account.held_minor := 0;
-        end if;
     end if;
-    -- The clock may step back; the times of an account's entries do not.
-    posted_at := greatest(clock_timestamp(), debit_account.last_entry_at, credit_account.last_entry_at);
+    posted_at := clock_timestamp();
 
     if prior_code is not null then
         failure_code := prior_code;
@@ -118,15 +118,17 @@ begin
             debit_account_id = credit_account_id,
             debit_account.account_status, credit_account.account_status,
             debit_account.currency, credit_account.currency,
-            debit_account.balance_minor,
-            debit_account.balance_minor - debit_account.held_minor + debit_account.overdraft_limit_minor,
+            debit_account.balance_minor - debit_account.held_minor, debit_account.overdraft_limit_minor,
             credit_account.balance_minor, amount
         );
         if failure_code is null and (debit_account.limited or credit_account.limited) then
             failure_detail := bank._limit_rejection(
-                transaction_type, debit_account_id, credit_account_id,
+                debit_account_id, credit_account_id,
                 debit_account.balance_minor - debit_account.held_minor - amount, credit_account.balance_minor + amount,
-                amount, posted_at, ledger_id
+                case when transaction_type <> 'reversal' then amount end,
+                case when transaction_type <> 'reversal' then window_minor end,
+                case when transaction_type not in ('reversal', 'capture') then 1 end,
+                posted_at, ledger_id
             );
             failure_code := failure_detail ->> 'failure_code';
             failure_detail := failure_detail - 'failure_code';
@@ -143,9 +145,7 @@ begin
         failure_detail := bank._rejection_facts(
             failure_code, debit_account_id, credit_account_id,
             debit_account.account_status, debit_account.currency, credit_account.currency,
-            debit_account.balance_minor,
-            debit_account.balance_minor - debit_account.held_minor + debit_account.overdraft_limit_minor,
-            credit_account.balance_minor, amount
+            debit_account.balance_minor - debit_account.held_minor, debit_account.overdraft_limit_minor, amount
         );
     end if;
 
@@ -153,18 +153,18 @@ begin
     insert into bank.transaction (
         ledger_id, transaction_id, debit_account_id, credit_account_id, amount_minor, debit_version, credit_version,
         created_at, transaction_type, transaction_status, currency, failure_code, failure_detail,
-        idempotency_key, description, external_id, metadata, original_transaction_id, counterpart_ledger_id
+        idempotency_key, description, external_id, metadata, original_transaction_id, counterpart_ledger_id, request
     ) values (
         ledger_id, posted_id, debit_account.account_id, credit_account.account_id, amount, debit_version, credit_version,
         posted_at, transaction_type,
         case when failure_code is null then 'success' else 'failure' end::bank.transaction_status,
         debit_account.currency, failure_code, failure_detail,
-        idempotency_key, description, external_id, stored_metadata, original_transaction_id, counterpart_ledger_id
+        idempotency_key, description, external_id, stored_metadata, original_transaction_id, counterpart_ledger_id, request
     ) on conflict do nothing;
     if not found then
         return bank._replay(
-            transaction_type, debit_account_id, credit_account_id, amount,
-            idempotency_key, description, external_id, stored_metadata, ledger_id, original_transaction_id
+            posted_id, transaction_type, debit_account_id, credit_account_id, amount,
+            idempotency_key, description, external_id, stored_metadata, ledger_id, original_transaction_id, null, request
         );
     end if;
 
@@ -173,20 +173,28 @@ begin
         set held_minor = a.held_minor - released_minor + case when transaction_type = 'hold' then amount else 0 end
         where a.ledger_id = _post_one.ledger_id and a.account_id = debit_account.account_id;
     end if;
-    if debit_account.limited and failure_code is null and transaction_type not in ('capture', 'void', 'reversal') then
-        perform bank._use_limits(debit_account_id, amount, posted_at, ledger_id);
+    if debit_account.limited and failure_code is null and window_minor > 0 and transaction_type not in ('void', 'reversal') then
+        perform bank._use_limits(
+            debit_account_id, window_minor, case transaction_type when 'capture' then 0 else 1 end, posted_at, ledger_id
+        );
     end if;
     if debit_version is not null then
         insert into bank.entry (
             ledger_id, account_id, version, transaction_id, amount_minor, balance_after_minor, created_at
         ) values
-        (ledger_id, debit_account.account_id, debit_version, posted_id, -amount, debit_balance, posted_at),
-        (ledger_id, credit_account.account_id, credit_version, posted_id, amount, credit_balance, posted_at);
+        (
+            ledger_id, debit_account.account_id, debit_version, posted_id, -amount, debit_balance,
+            greatest(posted_at, debit_account.last_entry_at)
+        ),
+        (
+            ledger_id, credit_account.account_id, credit_version, posted_id, amount, credit_balance,
+            greatest(posted_at, credit_account.last_entry_at)
+        );
 
         update bank.account as a
         set balance_minor = case a.account_id when debit_account.account_id then debit_balance else credit_balance end,
             version = case a.account_id when debit_account.account_id then debit_version else credit_version end,
-            last_entry_at = posted_at
+            last_entry_at = greatest(posted_at, a.last_entry_at)
         where a.ledger_id = _post_one.ledger_id
             and a.account_id in (debit_account.account_id, credit_account.account_id);
 

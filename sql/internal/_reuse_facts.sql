@@ -1,4 +1,7 @@
 -- The facts of idempotency_key_reused, or null when the request repeats the recorded one of its key.
+-- request: the arguments that have no column (bank.transaction.request). What came of a question, such as the amount
+-- that was left, is not compared: the same question has another answer by now.
+-- legs: account_id and amount_minor of each.
 create or replace function bank._reuse_facts(
     recorded bank.posting,
     transaction_type bank.transaction_type,
@@ -9,9 +12,20 @@ create or replace function bank._reuse_facts(
     external_id text,
     metadata jsonb,
     original_transaction_id bigint default null,
-    legs jsonb default null -- account_id and amount_minor of each
+    legs jsonb default null,
+    request jsonb default null
 ) returns jsonb
 language plpgsql stable parallel safe as $$
+declare
+    asked_minor constant bigint := case
+        when transaction_type = 'void' then null
+        when legs is null and request ?| array['amount_minor', 'at_most_minor'] then (request ->> 'amount_minor')::bigint
+        else amount_minor
+    end;
+    recorded_request constant jsonb := (
+        select t.request from bank.transaction as t
+        where t.ledger_id = recorded.ledger_id and t.transaction_id = recorded.transaction_id
+    );
 begin
     return (
         select jsonb_build_object(
@@ -24,8 +38,8 @@ begin
                 when recorded.transaction_type <> transaction_type then 'transaction_type'
                 when recorded.debit_account_id <> debit_account_id then 'debit_account_id'
                 when recorded.credit_account_id <> credit_account_id then 'credit_account_id'
-                when recorded.amount_minor <> amount_minor then 'amount_minor'
-                -- bank.transfer_to_ledger names it only afterwards, and compares the other side itself.
+                when recorded.amount_minor <> asked_minor then 'amount_minor'
+                -- bank.transfer_to_ledger names it only afterwards.
                 when recorded.transaction_type <> 'cross_ledger'
                     and recorded.original_transaction_id is distinct from original_transaction_id
                     then 'original_transaction_id'
@@ -38,6 +52,15 @@ begin
                 when recorded.description is distinct from description then 'description'
                 when recorded.external_id is distinct from external_id then 'external_id'
                 when recorded.metadata <> coalesce(metadata, '{}') then 'metadata'
+                when recorded_request is not null then (
+                    select member.key from jsonb_each(recorded_request) as member
+                    where member.value is distinct from request -> member.key
+                    limit 1
+                )
+                -- A sweep is recorded as a transfer, and a transfer has no request.
+                when request ? 'at_most_minor' and recorded.transaction_id >= (
+                    select i.requests_recorded_from from bank.installation as i
+                ) then 'at_most_minor'
             end as field
         ) as difference
         where difference.field is not null

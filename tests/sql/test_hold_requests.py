@@ -55,6 +55,11 @@ def test_an_authorisation_is_retried_after_its_deadline(
     past = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     hold_id = authorise(app, ada, 400, shop, expires_at=SOON, idempotency_key="hold")
     owner.execute("update bank.hold set expires_at = %s", [past])
+    owner.execute(
+        'update bank.transaction set request = request || \'{"expires_at": "2026-01-01T00:00:00"}\' '
+        "where transaction_id = %s",
+        [hold_id],
+    )
     retried = call(app, "authorise", ada, 400, shop, expires_at=past, idempotency_key="hold")
     assert (retried["transaction_id"], retried["replayed"]) == (hold_id, True)
     assert violations(app) == []

@@ -71,12 +71,6 @@ def test_a_striped_account_has_no_conditions(app: Connection, ada: int) -> None:
     assert balance_of(app, ada) == 1000
 
 
-def test_a_retry_is_not_compared_in_its_conditions(app: Connection, ada: int, shop: int) -> None:
-    first = post(app, (ada, -1), (shop, 1), conditions=[{"account_id": ada, "version": 1}], idempotency_key="key")
-    again = post(app, (ada, -1), (shop, 1), conditions=[{"account_id": ada, "version": 9}], idempotency_key="key")
-    assert again == {**first, "replayed": True}
-
-
 @pytest.mark.parametrize(
     ("legs", "field"),
     [
