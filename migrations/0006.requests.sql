@@ -3,10 +3,10 @@
 
 set local role bank_owner;
 
--- request: arguments that a retry must repeat and that have no column of their own: whether all that was left was asked
--- for (amount_minor null), final, force, at_most_minor, tolerance and deadline of a hold, conditions, the account in the
--- other ledger. Null for a credit, debit, transfer, exchange or void, whose columns say it all, and for what was recorded
--- before this migration; of the latter only what is in the columns is compared.
+-- request: arguments that a retry must repeat and that have no column of their own: whether all that was left was
+-- asked for (amount_minor null), final, force, at_most_minor, tolerance and deadline of a hold, conditions, the account
+-- in the other ledger. Null for a credit, debit, transfer, exchange or void, whose columns say all, and for what was
+-- recorded before this migration; of that only the columns are compared.
 -- reversed_minor: written by every reversal, so that a second one that waited for the first, or whose snapshot is older,
 -- meets a changed row: a row that was only locked looks unchanged under REPEATABLE READ.
 alter table bank.transaction
@@ -33,18 +33,21 @@ from (
 where t.ledger_id = r.ledger_id and t.transaction_id = r.original_transaction_id;
 
 update bank.transaction as t
-set request = jsonb_build_object(
+set
+    request = jsonb_build_object(
         'tolerance_minor', h.tolerance_minor, 'expires_at', h.expires_at at time zone 'UTC'
     )
 from bank.hold as h
 where t.ledger_id = h.ledger_id and t.transaction_id = h.hold_id;
 
 update bank.transaction as t
-set request = jsonb_build_object(
+set
+    request = jsonb_build_object(
         'credit_ledger_id', theirs.ledger_id, 'credit_account_id', theirs.credit_account_id
     )
 from bank.transaction as theirs
-where t.transaction_type = 'cross_ledger'
+where
+    t.transaction_type = 'cross_ledger'
     and t.idempotency_key is not null
     and theirs.ledger_id = t.counterpart_ledger_id
     and theirs.transaction_id = t.original_transaction_id;

@@ -58,8 +58,9 @@ def ask(app: Connection, owner: Connection, ada: int, bob: int) -> Ask:
     return asked
 
 
-QUESTIONS: list[tuple[str, tuple[Any, ...], Row, tuple[Any, ...], Row, str]] = [
-    # name, the first call, the second call, the field that differs
+# Name, the first call, the second call, the field that differs.
+Question = tuple[str, tuple[Any, ...], Row, tuple[Any, ...], Row, str]
+QUESTIONS: list[Question] = [
     ("capture", (20,), {}, (20,), {"final": True}, "final"),
     ("capture", (20,), {"final": True}, (20,), {}, "final"),
     ("capture", (), {}, (70,), {}, "amount_minor"),
@@ -85,10 +86,9 @@ QUESTIONS: list[tuple[str, tuple[Any, ...], Row, tuple[Any, ...], Row, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "first", "named", "second", "others", "field"), QUESTIONS)
-def test_a_key_belongs_to_one_question_whatever_came_of_it(
-    app: Connection, ask: Ask, name: str, first: Any, named: Row, second: Any, others: Row, field: str
-) -> None:
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: f"{question[0]}-{question[5]}")
+def test_a_key_belongs_to_one_question_whatever_came_of_it(app: Connection, ask: Ask, question: Question) -> None:
+    name, first, named, second, others, field = question
     answer = ask(name, *first, **{k: dict(v) if isinstance(v, dict) else v for k, v in named.items()})
     with raises("TLKEY", "idempotency_key_reused", field) as facts:
         ask(name, *second, **{k: dict(v) if isinstance(v, dict) else v for k, v in others.items()})
@@ -112,10 +112,11 @@ def test_an_instant_may_be_written_in_any_time_zone(app: Connection, ask: Ask) -
     assert ask("authorise", 10, expires_at=LATER)["transaction_id"] == first["transaction_id"]
 
 
-@pytest.mark.parametrize(("first", "second"), [("sweep", "transfer"), ("transfer", "sweep")])
+@pytest.mark.parametrize("first", ["sweep", "transfer"])
 def test_a_sweep_and_a_transfer_do_not_replay_each_other(
-    app: Connection, ask: Ask, ada: int, bob: int, first: str, second: str
+    app: Connection, ask: Ask, ada: int, bob: int, first: str
 ) -> None:
+    second = "transfer" if first == "sweep" else "sweep"
     ask(first, 200)
     with raises("TLKEY", "idempotency_key_reused", "at_most_minor"):
         ask(second, 200)
