@@ -6,8 +6,8 @@ set local role bank_owner;
 -- request: arguments that a retry must repeat and that have no column of their own: whether all that was left was
 -- asked for (amount_minor null), final, force, at_most_minor, tolerance and deadline of a hold, conditions, the account
 -- in the other ledger. Null for a credit, debit, transfer, exchange or void, whose columns say all, and for what was
--- recorded before this migration; of that only the columns are compared.
--- reversed_minor: written by every reversal, so that a second one that waited for the first, or whose snapshot is older,
+-- recorded before this migration, of which only the columns are compared.
+-- reversed_minor: written by every reversal, so that a second one that waited for the first, or has an older snapshot,
 -- meets a changed row: a row that was only locked looks unchanged under REPEATABLE READ.
 alter table bank.transaction
 add column request jsonb,

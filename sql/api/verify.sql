@@ -45,6 +45,11 @@ language sql stable security definer set search_path = bank, pg_temp as $$
         )
     ), hold as (
         select * from bank.hold as h where $1 is null or h.ledger_id = $1
+    ), reversed as (
+        select x.ledger_id, x.original_transaction_id, sum(x.amount_minor) as reversed_minor, count(*) as reversals
+        from transaction as x
+        where x.transaction_type = 'reversal' and x.transaction_status = 'success'
+        group by x.ledger_id, x.original_transaction_id
     ), found (violation, ledger_id, account_id, transaction_id, version, detail) as (
         -- The sum of all entries of a currency is zero.
         select
@@ -169,21 +174,25 @@ language sql stable security definer set search_path = bank, pg_temp as $$
             is distinct from (t.debit_account_id, t.amount_minor, coalesce(c.captured_minor, 0))
 
         union all
-        -- No more is reversed than there was.
+        -- No more is reversed than there was, and the original says how much was.
         select
             'reversal_exceeds_original', r.ledger_id, null, r.original_transaction_id, null,
             jsonb_build_object('reversed_minor', r.reversed_minor, 'amount_minor', t.amount_minor)
-        from (
-            select x.ledger_id, x.original_transaction_id, sum(x.amount_minor) as reversed_minor, count(*) as reversals
-            from transaction as x
-            where x.transaction_type = 'reversal' and x.transaction_status = 'success'
-            group by x.ledger_id, x.original_transaction_id
-        ) as r
+        from reversed as r
         left join transaction as t
             on r.ledger_id = t.ledger_id and r.original_transaction_id = t.transaction_id and t.transaction_status = 'success'
         where t.transaction_id is null
             or t.legs is null and r.reversed_minor > t.amount_minor
             or t.legs is not null and r.reversals > 1
+
+        union all
+        select
+            'reversed_differs', t.ledger_id, null, t.transaction_id, null,
+            jsonb_build_object('reversed_minor', t.reversed_minor, 'posted_minor', r.reversed_minor)
+        from transaction as t
+        left join reversed as r on t.ledger_id = r.ledger_id and t.transaction_id = r.original_transaction_id
+        where t.reversed_minor
+            is distinct from case when t.legs is null or r.reversals is null then r.reversed_minor else t.amount_minor end
 
         union all
         -- Postings look at limits only where the account says that there are some.

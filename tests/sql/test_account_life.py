@@ -192,3 +192,14 @@ def test_who_and_why_are_texts_like_any_other(app: Connection, function: str) ->
         with raises("TLACC", "account_not_found"):
             call(app, function, unknown)
     assert call_all(app, "account_changes", account_id) == []
+
+
+@pytest.mark.parametrize("purpose", ["settlement", "liquidity", "clearing"])
+def test_the_ledger_s_own_accounts_stay_open(app: Connection, owner: Connection, purpose: str) -> None:
+    """They may be empty, and everybody's postings go through them all the same."""
+    account_id = open_account(app)
+    (row,) = owner.execute("select bank._book_account(%s, 'EUR', 1) as account_id", [purpose]).fetchall()
+    with raises("TLBOO", "book_account", "account_id"):
+        call(app, "close_account", row["account_id"])
+    assert call(app, "credit", account_id, 5)["failure_code"] is None
+    assert call(app, "freeze_account", row["account_id"])["account_status"] == "frozen"

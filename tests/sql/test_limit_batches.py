@@ -1,5 +1,6 @@
 """Batches with accounts that have limits: equal to one call after another, each limit used only by what is posted."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -92,3 +93,21 @@ def test_a_key_used_by_another_kind_of_posting_leaves_nothing_in_the_items_after
     assert codes(rows) == ["idempotency_key_reused", None, None] * 2
     assert [row["replayed"] for row in rows] == [False, False, True] * 2
     assert violations(app) == []
+
+
+def test_a_batch_writes_each_account_and_each_limit_once(app: Connection) -> None:
+    """However many of its items are of the same account; what each item writes anew makes a batch quadratic."""
+    ada, bob = open_account(app, 1000), open_account(app)
+    for account_id in (ada, bob):
+        call(app, "set_limit", account_id, "day", 10**6, 10**6)
+    with app.transaction():
+        before = updates(app)
+        call_all(app, "post_transfers", [ada, bob] * 100, [bob, ada] * 100, [3, 1] * 100)
+        assert updates(app) - before == Counter(account=2, account_limit=2)
+    assert violations(app) == []
+
+
+def updates(app: Connection) -> Counter[str]:
+    """How many rows of each table this session has updated that it has not reported yet."""
+    rows = app.execute("select relname, n_tup_upd from pg_stat_xact_all_tables where schemaname = 'bank'").fetchall()
+    return Counter({row["relname"]: row["n_tup_upd"] for row in rows})

@@ -49,19 +49,27 @@ TAMPERINGS: dict[str, tuple[str, set[Place]]] = {
     ),
     "more reversed than there was": (
         "update bank.transaction set original_transaction_id = 4 where transaction_id in (5, 9)",
-        {("reversal_exceeds_original", None, 4)},
+        {("reversal_exceeds_original", None, 4), ("reversed_differs", None, 8), ("reversed_differs", None, 4)},
     ),
     "legs reversed twice": (
         "update bank.transaction set original_transaction_id = 6 where transaction_id in (5, 7)",
-        {("reversal_exceeds_original", None, 6)},
+        {("reversal_exceeds_original", None, 6), ("reversed_differs", None, 4)},
     ),
     "a reversal of nothing": (
         "update bank.transaction set original_transaction_id = 99 where transaction_id = 5",
-        {("reversal_exceeds_original", None, 99)},
+        {("reversal_exceeds_original", None, 99), ("reversed_differs", None, 4)},
     ),
     "a reversal of a failure": (
         "update bank.transaction set original_transaction_id = 10 where transaction_id = 5",
-        {("reversal_exceeds_original", None, 10)},
+        {("reversal_exceeds_original", None, 10), ("reversed_differs", None, 4), ("reversed_differs", None, 10)},
+    ),
+    "a reversal that its original does not know": (
+        "update bank.transaction set reversed_minor = null where transaction_id = 4",
+        {("reversed_differs", None, 4)},
+    ),
+    "legs that are said to be reversed": (
+        "update bank.transaction set reversed_minor = 29 where transaction_id = 6",
+        {("reversed_differs", None, 6)},
     ),
     "a limit that postings overlook": (
         "update bank.account set limited = false where account_id = 3",

@@ -1,0 +1,87 @@
+"""The end of the exact range: what a hold reserved keeps its room there, and sums of what is used stay in it."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.conftest import Connection
+from tests.helpers import Row, authorise, call, call_all, open_account, raises, violations
+
+MAX = 2**53 - 1
+
+
+def transfer(app: Connection, debit: int, credit: int, amount: int) -> Row:
+    return call(app, "transfer", debit, credit, amount)
+
+
+def batch(app: Connection, debit: int, credit: int, amount: int) -> Row:
+    return call_all(app, "post_transfers", [debit, debit], [credit, credit], [amount, amount])[0]
+
+
+def legs(app: Connection, debit: int, credit: int, amount: int) -> Row:
+    return call(app, "post_legs", [debit, credit], [-amount, amount])
+
+
+def another_hold(app: Connection, debit: int, credit: int, amount: int) -> Row:
+    return call(app, "authorise", debit, amount, credit)
+
+
+@pytest.mark.parametrize("way", [transfer, batch, legs, another_hold])
+def test_a_debit_leaves_the_room_that_a_hold_reserved(app: Connection, way: Callable[..., Row]) -> None:
+    ada, bob, shop = (open_account(app, overdraft_limit_minor=None) for _ in range(3))
+    hold = authorise(app, ada, 100, shop)
+    rejected = way(app, ada, bob, MAX - 99)
+    assert rejected["failure_code"] == "balance_overflow"
+    assert rejected["failure_detail"] == {"account_id": ada, "amount_minor": MAX - 99}
+    assert way(app, ada, bob, MAX - 100)["failure_code"] is None
+    assert call(app, "capture", hold)["failure_code"] is None
+    assert violations(app) == []
+
+
+def test_a_capture_uses_the_room_that_its_own_hold_reserved(app: Connection) -> None:
+    ada, shop = (open_account(app, overdraft_limit_minor=None) for _ in range(2))
+    hold = authorise(app, ada, MAX, shop)
+    assert call(app, "transfer", ada, shop, 1)["failure_code"] == "balance_overflow"
+    assert call(app, "capture", hold)["debit_balance_after_minor"] == -MAX
+    assert violations(app) == []
+
+
+def test_a_credit_passes_though_a_hold_has_taken_all_room(app: Connection) -> None:
+    ada, shop = (open_account(app, overdraft_limit_minor=None) for _ in range(2))
+    authorise(app, ada, MAX, shop)
+    assert call(app, "post_legs", [ada, ada, shop], [-5, 10, -5])["failure_code"] is None
+    assert call(app, "credit", ada, 5)["failure_code"] is None
+    assert violations(app) == []
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_a_limit_of_counts_alone_never_overflows(app: Connection, *, one_by_one: bool) -> None:
+    """1,030 debits of the highest amount are more than a bigint: what is used stops at the highest amount."""
+    ada, bob = (open_account(app, overdraft_limit_minor=None) for _ in range(2))
+    call(app, "set_limit", ada, "day", None, 2000)
+    if one_by_one:
+        app.execute(
+            "select bank.transfer(%s, %s, %s), bank.transfer(%s, %s, %s) from generate_series(1, 1030)",
+            [ada, bob, MAX, bob, ada, MAX],
+        )
+    else:
+        sides = ([ada, bob] * 1030, [bob, ada] * 1030)
+        rows = call_all(app, "post_transfers", *sides, [MAX] * 2060)
+        assert {row["failure_code"] for row in rows} == {None}
+    (limit,) = call_all(app, "limits", ada)
+    assert (limit["used_minor"], limit["used_count"]) == (MAX, 1030)
+    call(app, "set_limit", ada, "day", MAX, 2000)
+    assert call(app, "transfer", ada, bob, 1)["failure_code"] == "day_amount_exceeded"
+    assert violations(app) == []
+
+
+def test_a_hold_expires_in_a_year_that_every_client_can_read(app: Connection) -> None:
+    ada = open_account(app, 100)
+    for text in ("9999-01-01 00:00:00+00", "10000-01-01 00:00:00+00", "294276-12-31 23:59:59+00"):
+        with raises("TLARG", "invalid_argument", "expires_at"):
+            app.execute("select * from bank.authorise(%s, 1, expires_at => %s::timestamptz)", [ada, text])
+    (row,) = app.execute(
+        "select * from bank.authorise(%s, 1, expires_at => '9998-12-31 23:59:59+00')", [ada]
+    ).fetchall()
+    app.execute("set timezone = 'Pacific/Kiritimati'")
+    assert call(app, "hold", row["transaction_id"])["expires_at"].year == 9999
