@@ -32,6 +32,11 @@ from (
 ) as r
 where t.ledger_id = r.ledger_id and t.transaction_id = r.original_transaction_id;
 
+-- Later years cannot be read by every client; Python's last one is 9999.
+update bank.hold
+set expires_at = '9998-12-31 00:00:00+00'
+where expires_at >= '9999-01-01 00:00:00+00';
+
 update bank.transaction as t
 set
     request = jsonb_build_object(
@@ -55,8 +60,3 @@ where
 update bank.transaction
 set request = jsonb_build_object('credit_ledger_id', counterpart_ledger_id)
 where transaction_type = 'cross_ledger' and idempotency_key is not null and transaction_status = 'failure';
-
--- Later years cannot be read by every client; Python's last one is 9999.
-update bank.hold
-set expires_at = '9998-12-31 00:00:00+00'
-where expires_at >= '9999-01-01 00:00:00+00';
