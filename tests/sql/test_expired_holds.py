@@ -94,13 +94,14 @@ def test_a_deadline_that_passes_within_a_call_frees_the_hold_once(
     authorise(app, ada, 500, shop)
     owner.execute(
         """
-        create or replace function bank._amount_or(
-            amount_minor numeric, left_minor bigint, whole_minor bigint, idempotency_key text, ledger_id bigint
-        ) returns bigint language sql
-        as 'update bank.hold set expires_at = now() where amount_minor = 400 returning 400'
+        create or replace function bank._posting_fault(
+            idempotency_key text, description text, external_id text, metadata jsonb
+        ) returns jsonb language sql
+        as 'update bank.hold set expires_at = now() where amount_minor = 400 returning null::jsonb'
         """
     )
     assert call(app, function, hold_id)["failure_code"] is None
+    assert call(app, "hold", hold_id)["expires_at"] < SOON
     assert balances_of(app, ada)[1] == 500
     assert violations(app) == []
 
