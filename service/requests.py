@@ -7,7 +7,7 @@ import json
 import re
 from datetime import datetime
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import falcon.asgi
 import msgspec
@@ -77,12 +77,13 @@ async def read_body(req: falcon.asgi.Request, form: type[S]) -> S:
     body = await _read(req)
     if not body:
         raise invalid("body", "is required")
-    decoder, json_fields = _decoder(form)
+    decoder, json_fields, json_lists = _decoder(form)
     try:
         struct: S = decoder.decode(body)
-        for name in json_fields:
-            if (text := bytes(getattr(struct, name))) != b"{}":
-                _check_json_object(name, text)
+        _check_json_fields(struct, json_fields)
+        for name, item_fields in json_lists:
+            for number, item in enumerate(getattr(struct, name)):
+                _check_json_fields(item, item_fields, f"{name}[{number}].")
     except msgspec.ValidationError as error:
         raise _with_number_of_item(error, body, form) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -96,10 +97,20 @@ async def read_body(req: falcon.asgi.Request, form: type[S]) -> S:
 
 
 @cache
-def _decoder(form: type[Any]) -> tuple[msgspec.json.Decoder[Any], list[str]]:
-    """Return the decoder of a form, and the names of its fields that are any JSON."""
-    json_fields = [field.name for field in msgspec.structs.fields(form) if field.type is msgspec.Raw]
-    return msgspec.json.Decoder(form), json_fields
+def _decoder(form: type[Any]) -> tuple[msgspec.json.Decoder[Any], list[str], list[tuple[str, list[str]]]]:
+    """Return the decoder of a form, the names of its fields that are any JSON, and those in the items of its lists."""
+    item_forms = {
+        name: item_form
+        for name, hint in get_type_hints(form).items()
+        for item_form in get_args(hint)
+        if get_origin(hint) is list and issubclass(item_form, Request)
+    }
+    json_lists = [(name, fields) for name, item_form in item_forms.items() if (fields := _json_fields(item_form))]
+    return msgspec.json.Decoder(form), _json_fields(form), json_lists
+
+
+def _json_fields(form: type[Any]) -> list[str]:
+    return [field.name for field in msgspec.structs.fields(form) if field.type is msgspec.Raw]
 
 
 def _member_at_fault(body: bytes, form: type[msgspec.Struct]) -> str | None:
@@ -125,12 +136,13 @@ def _with_number_of_item(
     if found is not None:
         [item_form] = get_args(get_type_hints(form)[found[1]])
         try:
-            items = msgspec.json.decode(body)[found[1]]
+            members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+            items = msgspec.json.decode(members[found[1]], type=list[msgspec.Raw])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return error  # what is wrong after the item does not let us look for it
         for number, item in enumerate(items):
             try:
-                msgspec.convert(item, item_form)
+                msgspec.json.decode(item, type=item_form)
             except msgspec.ValidationError:
                 return msgspec.ValidationError(str(error).replace("[...]", f"[{number}]", 1))
     return error
@@ -145,6 +157,12 @@ async def _read(req: falcon.asgi.Request) -> bytes:
     if len(body) > limit_bytes:
         raise Problem("payload_too_large", limit_bytes=limit_bytes)
     return body
+
+
+def _check_json_fields(struct: Request, names: list[str], path: str = "") -> None:
+    for name in names:
+        if (text := bytes(getattr(struct, name))) != b"{}":
+            _check_json_object(path + name, text)
 
 
 def _check_json_object(field: str, text: bytes) -> None:
@@ -193,3 +211,17 @@ def read_idempotency_key(req: falcon.asgi.Request) -> str:
     if not _PRINTABLE_ASCII.match(key):
         raise invalid("idempotency_key", "has characters other than printable ASCII")
     return key
+
+
+def keys_of_items(key: str, own_keys: list[str | None], field: str) -> list[str]:
+    """Return the key of each item of a list: its own, or else the header's and its number, such as `key:1`.
+
+    Raises Problem when an item's own key is the one that another item has by its number: the two would be taken for
+    retries of each other. An empty key is a key, and the database refuses it.
+    """
+    keys = [f"{key}:{number}" if own is None else own for number, own in enumerate(own_keys, 1)]
+    numbered = {each for each, own in zip(keys, own_keys, strict=True) if own is None}
+    for number, own in enumerate(own_keys):
+        if own in numbered:
+            raise invalid(f"{field}[{number}].idempotency_key", "is what an item without a key of its own has")
+    return keys

@@ -76,6 +76,21 @@ def test_a_malformed_batch_is_refused_whole(client: httpx.Client, transfers: Any
     assert problem["errors"][0]["field"].startswith("transfers")
 
 
+def test_an_empty_key_of_a_transfer_is_not_an_absent_one(client: httpx.Client) -> None:
+    ada, bob = open_account(client, balance_minor=100), open_account(client)
+    rows = post(client, [item(ada, bob, 1, idempotency_key=""), item(ada, bob, 1)]).json()["transfers"]
+    assert [row["failure_code"] for row in rows] == ["invalid_argument", None]
+    assert rows[0]["failure_detail"] == {"field": "idempotency_key", "reason": "is blank"}
+
+
+@pytest.mark.usefixtures("nothing_is_posted")
+def test_a_key_that_another_transfer_has_by_its_number_is_refused(client: httpx.Client) -> None:
+    key = uuid.uuid4().hex
+    batch = [item(1, 2, 3), item(1, 2, 3, idempotency_key=f"{key}:1")]
+    problem = problem_of(post(client, batch, key=key), 400, "invalid_request")
+    assert fields_of(problem) == ["transfers[1].idempotency_key"]
+
+
 def test_a_batch_needs_a_key(client: httpx.Client) -> None:
     problem_of(client.post("/v1/transfers/batch", json={"transfers": [item(1, 2, 3)]}), 400, "idempotency_key_required")
 
