@@ -1,25 +1,45 @@
-"""Accounts: opening one, reading one, and its balance."""
+"""Accounts: opening one or many, reading one, and its balance."""
 
-from typing import Any
+from typing import Annotated, Any
 
-import falcon
 import falcon.asgi
 import msgspec
 
 from service.coalescer import Coalescer
 from service.db import Pool, call
-from service.requests import LimitMinor, Request, Text, read_body, read_id
-from service.responses import answer
+from service.requests import (
+    LimitMinor,
+    Request,
+    Text,
+    keys_of_items,
+    read_body,
+    read_id,
+    read_idempotency_key,
+)
+from service.responses import answer, answer_opening
 
 
 class OpenAccountRequest(Request, frozen=True):
-    """The arguments of bank.open_account."""
+    """The arguments of bank.open_account that are not in a header or the key."""
 
     holder_name: Text
     currency: Text
     overdraft_limit_minor: LimitMinor | None = 0
     external_id: Text | None = None
     metadata: msgspec.Raw = msgspec.Raw(b"{}")
+    account_type: Text = "liability"
+
+
+class OpeningItem(OpenAccountRequest, frozen=True):
+    """One account: an element of each array of bank.open_accounts."""
+
+    idempotency_key: Text | None = None
+
+
+class OpenAccountsRequest(Request, frozen=True):
+    """The accounts in order."""
+
+    accounts: Annotated[list[OpeningItem], msgspec.Meta(min_length=1, max_length=10_000)]
 
 
 class OpenAccount:
@@ -33,9 +53,36 @@ class OpenAccount:
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Open an account."""
         body = await read_body(req, OpenAccountRequest)
-        ledger_id = req.context.principal.ledger_id
-        [account] = await call(self._pool, "open_account", repeatable=False, **body.arguments(), ledger_id=ledger_id)
-        answer(resp, account, falcon.HTTP_201, location=f"/v1/accounts/{account['account_id']}")
+        key, ledger_id = read_idempotency_key(req), req.context.principal.ledger_id
+        [account] = await call(self._pool, "open_account", **body.arguments(), idempotency_key=key, ledger_id=ledger_id)
+        answer_opening(resp, account)
+
+
+class OpenAccounts:
+    """POST /v1/accounts/batch: bank.open_accounts."""
+
+    scope = "accounts:write"
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """Answer with an outcome for each account, in order; an item without a key has the header's and its number."""
+        key = read_idempotency_key(req)
+        items = (await read_body(req, OpenAccountsRequest)).accounts
+        rows = await call(
+            self._pool,
+            "open_accounts",
+            holder_names=[item.holder_name for item in items],
+            currencies=[item.currency for item in items],
+            overdraft_limits_minor=[item.overdraft_limit_minor for item in items],
+            external_ids=[item.external_id for item in items],
+            metadatas=[bytes(item.metadata).decode() for item in items],
+            account_types=[item.account_type for item in items],
+            idempotency_keys=keys_of_items(key, [item.idempotency_key for item in items], "accounts"),
+            ledger_id=req.context.principal.ledger_id,
+        )
+        answer(resp, {"accounts": rows})
 
 
 class Account:

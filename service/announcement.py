@@ -6,6 +6,7 @@ import shutil
 from service.local import LocalBank
 
 _FIND_ACCOUNT_ID = r"""sed -n 's/.*"account_id": *\([0-9]*\).*/\1/p'"""
+_NEW_KEY = '-H "Idempotency-Key: $(date +%s%N)"'
 _NEWEST_BALANCES = "select * from bank.account_balance order by account_id desc limit 5"
 
 
@@ -24,8 +25,8 @@ SQL      {bank.service_url}
 
 Open an account, credit it, ask for its balance; then the newest balances in SQL:
 
-ACCOUNT=$({opened} | {_FIND_ACCOUNT_ID}); echo "account $ACCOUNT"
-{credited} -H "Idempotency-Key: $(date +%s%N)"; echo
+ACCOUNT=$({opened} {_NEW_KEY} | {_FIND_ACCOUNT_ID}); echo "account $ACCOUNT"
+{credited} {_NEW_KEY}; echo
 {_curl(f"{account}/balance", key)}; echo
 {psql} {shlex.quote(bank.service_url)} -c '{_NEWEST_BALANCES}'
 """

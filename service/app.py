@@ -16,7 +16,7 @@ from service.account_life import (
     SetLimit,
     UnfreezeAccount,
 )
-from service.accounts import Account, Balance, Balances, OpenAccount
+from service.accounts import Account, Balance, Balances, OpenAccount, OpenAccounts
 from service.auth import Authentication
 from service.batches import TransferBatch
 from service.config import Settings
@@ -44,6 +44,7 @@ def create_app(pool: Pool, settings: Settings) -> App:
     app.req_options.keep_blank_qs_values = True
 
     app.add_route("/v1/accounts", OpenAccount(pool))
+    app.add_route("/v1/accounts/batch", OpenAccounts(pool))
     app.add_route("/v1/accounts/{account_id}", Account(pool))
     app.add_route("/v1/accounts/{account_id}/balance", Balance(balances))
     app.add_route("/v1/accounts/{account_id}/entries", Statement(pool))

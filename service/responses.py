@@ -19,6 +19,14 @@ def answer(resp: falcon.asgi.Response, media: Any, status: str = falcon.HTTP_200
     resp.data = _encode(media)  # as application/json, Falcon's default
 
 
+def answer_opening(resp: falcon.asgi.Response, account: dict[str, Any]) -> None:
+    """Answer 201 for an account that was opened now, 200 for a replay."""
+    if account["replayed"]:
+        resp.set_header("Idempotent-Replayed", "true")
+    status = falcon.HTTP_200 if account["replayed"] else falcon.HTTP_201
+    answer(resp, account, status, location=f"/v1/accounts/{account['account_id']}")
+
+
 def failure(posting: dict[str, Any], **members: Any) -> Problem:
     """Return the answer to a posting that was rejected or refused: its code and its facts."""
     facts = msgspec.json.decode(posting["failure_detail"])

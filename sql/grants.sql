@@ -43,6 +43,7 @@ to bank_app, bank_reader;
 
 grant execute on function
 bank.open_account,
+bank.open_accounts,
 bank.credit,
 bank.debit,
 bank.transfer,

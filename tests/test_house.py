@@ -99,6 +99,7 @@ def test_every_error_that_sql_raises_or_records_is_in_the_catalogue_and_the_othe
         for pair in re.findall(r"then '(invalid_argument)' else '(\w+)'", code):
             used.update(pair)
         used.update(re.findall(r"(?:failure_codes\[i\]|prior_code) := '(\w+)'", code))
+        used.update(re.findall(r"then '(unknown_currency)'", code))
         used.update(re.findall(r"then '(hold_not_open|nothing_to_sweep|amount_too_small)'", code))
         if path.stem == "_post_legs":
             used.update(re.findall(r"select [\w.()]+, '(\w+)'", code))
@@ -135,6 +136,7 @@ def test_an_sqlstate_stands_for_one_error() -> None:
     ("request_form", "function"),
     [
         (accounts.OpenAccountRequest, "open_account"),
+        (accounts.OpeningItem, "open_account"),
         (postings.CreditRequest, "credit"),
         (postings.DebitRequest, "debit"),
         (postings.TransferRequest, "transfer"),

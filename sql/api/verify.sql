@@ -195,6 +195,15 @@ language sql stable security definer set search_path = bank, pg_temp as $$
             is distinct from case when t.legs is null or r.reversals is null then r.reversed_minor else t.amount_minor end
 
         union all
+        -- An idempotency key of an opening leads to the account that it opened.
+        select
+            'opening_without_account', o.ledger_id, o.account_id, null, null,
+            jsonb_build_object('idempotency_key', o.idempotency_key)
+        from bank.opening as o
+        left join account as a on o.ledger_id = a.ledger_id and o.account_id = a.account_id
+        where ($1 is null or o.ledger_id = $1) and a.account_id is null
+
+        union all
         -- Postings look at limits only where the account says that there are some.
         select 'limit_overlooked', a.ledger_id, a.account_id, null, a.version, jsonb_build_object('limited', a.limited)
         from account as a

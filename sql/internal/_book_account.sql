@@ -7,6 +7,7 @@ create or replace function bank._book_account(purpose text, currency text, ledge
 language plpgsql as $$
 declare
     book_account_id bigint;
+    drawn_id bigint;
 begin
     loop
         select a.account_id into book_account_id
@@ -19,21 +20,28 @@ begin
                 or a.clearing and purpose = 'clearing'
             );
         exit when found;
+        -- An insert that met no account of this purpose met another account with its id.
+        if drawn_id is not null then
+            perform bank._raise_sequence_behind(drawn_id);
+        end if;
         -- Where there is an account there is a settlement account: a debit out of the bank goes through it.
         if purpose <> 'settlement' then
             perform bank._book_account('settlement', currency, ledger_id);
         end if;
+        drawn_id := nextval('bank.account_account_id_seq');
         insert into bank.account (
-            ledger_id, holder_name, currency, account_type, overdraft_limit_minor, settlement, liquidity, clearing
+            ledger_id, account_id, holder_name, currency, account_type, overdraft_limit_minor,
+            settlement, liquidity, clearing
         )
         values (
-            ledger_id, initcap(purpose) || ' ' || currency, currency, 'asset', null,
+            ledger_id, drawn_id, initcap(purpose) || ' ' || currency, currency, 'asset', null,
             purpose = 'settlement', purpose = 'liquidity', purpose = 'clearing'
         )
         on conflict do nothing
         returning account.account_id into book_account_id;
         if found then
             perform bank._set_stripes(book_account_id, 16, ledger_id);
+            exit;
         end if;
     end loop;
     return book_account_id;

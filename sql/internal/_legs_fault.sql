@@ -12,9 +12,9 @@ begin
         cross join lateral (
             values
             (1, 'account_ids', case when given.leg_count not between 2 and 1000 then 'has not from 2 to 1000 legs' end),
-            (2, 'account_ids', bank._array_fault(account_ids, given.leg_count)),
+            (2, 'account_ids', bank._array_fault(account_ids, given.leg_count, 'account_ids')),
             (3, 'account_ids', (select 'has a null' from unnest(account_ids) as id where id is null limit 1)),
-            (4, 'amounts_minor', bank._array_fault(amounts_minor, given.leg_count)),
+            (4, 'amounts_minor', bank._array_fault(amounts_minor, given.leg_count, 'account_ids')),
             (5, 'amounts_minor', (
                 select 'has an amount that is not a whole number from 1 to 9007199254740991, or the same below zero'
                 from unnest(amounts_minor) as amount

@@ -7,8 +7,9 @@ The lock protocol that these tests pin down:
 2. Then it inserts its transaction. A second insert with the same idempotency key waits for the first one's end.
 3. It holds both until the end of the caller's transaction. Nothing waits for a key and then for an account within one
    call, so single calls never deadlock; several calls in one transaction may, and PostgreSQL then aborts one (40P01).
-4. Readers lock nothing. Opening an account waits only for a racing first account of the currency, or for a racing
-   account with the same external_id: unique indexes decide both.
+4. Readers lock nothing. Opening an account waits only for a racing first account of the currency, for a racing opening
+   with the same idempotency key, or for a racing account with the same external_id, and takes them in this order:
+   unique indexes decide all three.
 
 No test sleeps and hopes: `Call.is_blocked_by` asks pg_blocking_pids until the waiter is seen, up to a deadline.
 """

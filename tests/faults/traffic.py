@@ -41,7 +41,6 @@ REFUSALS = {
     "authorise": {"invalid_argument"},  # a retry came after the deadline, and the first attempt never arrived
     "limit": {"limit_passed_already"},
     "close": {"account_not_empty"},
-    "open": {"external_id_taken"},  # by the first attempt
 }
 """Errors, not recorded, that the kind may be answered with for good."""
 
@@ -378,7 +377,8 @@ class Client:
 
     def open(self, key: str) -> Request:
         body: Row = {"holder_name": "Grace", "currency": "EUR", "external_id": key}
-        return Request("open", key, MAIN, "open_account", body, "POST", "/v1/accounts", body)
+        arguments = {**body, "idempotency_key": key}
+        return Request("open", key, MAIN, "open_account", arguments, "POST", "/v1/accounts", body)
 
     def close(self, key: str) -> Request | None:
         if not self.world.opened:
@@ -445,7 +445,7 @@ def final(request: Request, code: str, detail: Row, stopped_by: int | None = Non
     refusals = REFUSALS["authorise"] if request.dry_run else REFUSALS.get(request.kind, set())
     assert code in refusals or (rejected and (request.facts or request.dry_run)), f"{request}: {code} {detail}"
     if not rejected or request.dry_run:
-        return Answer(code, account_id=detail.get("account_id") if request.kind == "open" else None)
+        return Answer(code)
     key = list(request.facts)[(stopped_by or 1) - 1]
     row = {"transaction_id": detail["transaction_id"], "transaction_status": "failure", "failure_code": code}
     return Answer(code, {key: row})

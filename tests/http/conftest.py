@@ -105,7 +105,7 @@ def new_key() -> dict[str, str]:
 def open_account(client: httpx.Client, currency: str = "EUR", balance_minor: int = 0, **members: Any) -> int:
     """Open an account, with this much money on it, and return its id."""
     body = {"holder_name": "Ada Lovelace", "currency": currency, **members}
-    answer = client.post("/v1/accounts", json=body)
+    answer = client.post("/v1/accounts", json=body, headers=new_key())
     assert answer.status_code == 201, answer.text
     account_id: int = answer.json()["account_id"]
     if balance_minor:

@@ -13,6 +13,7 @@ from tests.http_server import create_key, wait_for
 
 SCOPE_OF_ROUTE = {
     "POST /v1/accounts": "accounts:write",
+    "POST /v1/accounts/batch": "accounts:write",
     "GET /v1/accounts/{account}": "accounts:read",
     "GET /v1/accounts/{account}/balance": "accounts:read",
     "GET /v1/accounts/{account}/entries": "accounts:read",
@@ -66,6 +67,8 @@ def ask(client: httpx.Client, route: str, facts: dict[str, object]) -> httpx.Res
     sides = {"debit_account_id": facts["account"], "credit_account_id": facts["account"]}
     if path == "/v1/accounts":
         body = {"holder_name": "Ada Lovelace", "currency": "EUR"}
+    elif path == "/v1/accounts/batch":
+        body = {"accounts": [{"holder_name": "Ada Lovelace", "currency": "EUR"}]}
     elif path == "/v1/transfers/batch":
         body = {"transfers": [{**sides, "amount_minor": 1}]}
     elif path == "/v1/transactions" and method == "POST":

@@ -63,14 +63,14 @@ ROUTES = ["open_account", *POSTING_ROUTES, "explain", *CHANGE_ROUTES]
 METADATA_ROUTES = ["open_account", *POSTING_ROUTES]
 POSTING_TEXTS = {"description": 500, "external_id": 255}
 TEXTS = [
-    *(("open_account", name) for name in ("holder_name", "currency", "external_id")),
+    *(("open_account", name) for name in ("holder_name", "currency", "external_id", "account_type")),
     *((name, text) for name in POSTING_ROUTES for text in POSTING_TEXTS),
     *((name, "reason") for name in CHANGE_ROUTES),
 ]
 LENGTHS = [
     (route, text, length)
     for route, text in TEXTS
-    if text != "currency"
+    if text not in ("currency", "account_type")
     for length in [{"holder_name": 100, "reason": 500, **POSTING_TEXTS}[text]]
 ]
 AMOUNTS = [

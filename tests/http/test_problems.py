@@ -24,6 +24,7 @@ def test_a_path_that_is_not_there_is_not_found(client: httpx.Client, path: str) 
     ("path", "allowed"),
     [
         ("/v1/accounts", "POST"),
+        ("/v1/accounts/batch", "POST"),
         ("/v1/accounts/1", "GET"),
         ("/v1/accounts/1/balance", "GET"),
         ("/v1/accounts/1/entries", "GET"),

@@ -14,6 +14,7 @@ def test_a_new_account_is_open_and_empty(app: Connection) -> None:
     assert (account["balance_minor"], account["held_minor"], account["available_balance_minor"]) == (0, 0, 0)
     assert (account["version"], account["overdraft_limit_minor"]) == (0, 0)
     assert (account["external_id"], account["metadata"]) == ("customer-1", {"tier": 1})
+    assert (account.pop("replayed"), account.pop("failure_code"), account.pop("failure_detail")) == (False, None, None)
     assert call(app, "account", account["account_id"]) == account
 
 

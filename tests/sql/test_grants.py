@@ -26,7 +26,7 @@ READS = {
     "_stripe_id",
 }
 READS |= {"balances", "hold", "limits", "account_changes"}
-WRITES = {"open_account", "credit", "debit", "transfer", "post", "post_transfers", "stripe_account"}
+WRITES = {"open_account", "open_accounts", "credit", "debit", "transfer", "post", "post_transfers", "stripe_account"}
 WRITES |= {"post_legs", "authorise", "capture", "void", "end_expired_holds", "reverse", "exchange", "sweep"}
 WRITES |= {"transfer_to_ledger", "explain_transfer", "freeze_account", "unfreeze_account", "close_account"}
 WRITES |= {"reopen_account", "set_limit"}
