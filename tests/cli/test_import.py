@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
 
-from service import importer
+from service import http_client, importer
 from service.import_file import BadRow, ImportFile, ImportFileError, Row
 from tests.cli.conftest import Service, local_environment, run_command
 
@@ -127,6 +128,39 @@ def test_an_account_that_has_another_currency_takes_no_row(service: Service, imp
     result = import_rows("a,credit,1,2,2", options=("--currency", "JPY"))
     assert result.exit_code == 1
     assert ledger(service, prefix) == {"a": (1, 1, "EUR")}
+
+
+def test_an_account_that_was_opened_without_a_key_or_with_another_overdraft_is_found(
+    service: Service, import_rows: Import, prefix: str
+) -> None:
+    with service.bank.connect() as app:
+        app.execute("select bank.open_account('Ada', 'EUR', external_id => %s)", [f"{prefix}a"])
+    first = import_rows("a,credit,100,1,100", "b,credit,100,2,100")
+    assert counts(first)["accounts"] == "1 opened, 1 found"
+    again = import_rows("a,credit,100,3,200", "b,credit,100,4,200", options=("--overdraft-limit-minor", "7"))
+    assert counts(again)["accounts"] == "0 opened, 2 found"
+    assert ledger(service, prefix) == {"a": (200, 2, "EUR"), "b": (200, 2, "EUR")}
+
+
+def test_an_account_whose_opening_got_no_answer_is_opened_once(
+    service: Service, import_rows: Import, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, openings = http_client.Connection.request, list[int]()
+
+    async def lose_the_first_answer(*arguments: Any) -> Any:
+        response = await request(*arguments)
+        if arguments[2] == "/v1/accounts":
+            openings.append(response.status)
+            if len(openings) == 1:
+                raise http_client.ConnectionFailedError("lost")
+        return response
+
+    monkeypatch.setattr(importer, "RETRY_SECONDS_FIRST", 0.01)
+    monkeypatch.setattr(http_client.Connection, "request", lose_the_first_answer)
+    result = import_rows("a,credit,100,1,100")
+    assert result.exit_code == 0, result.output
+    assert openings == [201, 200]
+    assert ledger(service, prefix) == {"a": (100, 1, "EUR")}
 
 
 # ---- what is reported --------------------------------------------------------------------------------------
