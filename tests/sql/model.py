@@ -44,6 +44,11 @@ class Limit:
     used_minor: int = 0
     used_count: int = 0
 
+    def use(self, amount: int, count: int) -> None:
+        """Count a debit; what is used saturates at the end of the exact range."""
+        self.used_minor = min(self.used_minor + amount, MAX)
+        self.used_count += count
+
 
 @dataclass
 class Hold:
@@ -62,6 +67,10 @@ class Hold:
     @property
     def held(self) -> int:
         return self.left if self.status == "open" else 0
+
+    def excess(self, amount: int) -> int:
+        """Return what a capture of this amount takes beyond what is left of the hold's own."""
+        return amount - min(amount, self.left)
 
     def expire(self) -> None:
         """Let the deadline pass."""
@@ -114,11 +123,10 @@ class Account:
         self.version += 1
         self.lines.append((self.version, amount, self.balance))
 
-    def use_limits(self, amount: int) -> None:
+    def use_limits(self, amount: int, count: int) -> None:
         for kind in WINDOWS:
             if kind in self.limits:
-                self.limits[kind].used_minor += amount
-                self.limits[kind].used_count += 1
+                self.limits[kind].use(amount, count)
 
     def row(self) -> Row:
         return {
@@ -140,7 +148,10 @@ Legs = tuple[tuple[Account, int], ...]
 
 @dataclass(eq=False)
 class Transaction:
-    """A recorded attempt. Without legs it moves the amount from debit to credit."""
+    """A recorded attempt. Without legs it moves the amount from debit to credit.
+
+    asked: what a retry must ask again in place of the amount, which may be what came of the question.
+    """
 
     kind: str
     ledger_id: int
@@ -151,6 +162,7 @@ class Transaction:
     legs: Legs | None = None
     rate: Decimal | None = None
     counterpart: Account | None = None  # of a transfer to another ledger: the account on the other side
+    asked: tuple[object, ...] | None = None
     key: str | None = None
     code: str | None = None
     hold: Hold | None = None
@@ -159,17 +171,32 @@ class Transaction:
     credit_after: After = (None, None)
     legs_after: list[After] = field(default_factory=list)
     transaction_id: int | None = None
+    reversed_minor: int = 0
 
     @property
     def movements(self) -> Legs:
         return self.legs or ((self.debit, -self.amount), (self.credit, self.amount))
 
+    def spent(self, amount: int) -> tuple[int, int]:
+        """Return the amount and the count that a debit of this amount uses of windows.
+
+        A capture was counted when it was authorised: it uses only what it takes beyond that.
+        """
+        if self.kind == "reversal":
+            return 0, 0
+        if self.kind == "capture":
+            assert self.original
+            assert self.original.hold
+            return self.original.hold.excess(amount), 0
+        return amount, 1
+
     @property
     def request(self) -> tuple[object, ...]:
-        """Return what a retry must repeat."""
+        """Return what a retry must repeat: what was asked, not what came of it."""
         # The other side of a transfer to another ledger is written into it afterwards.
         original = None if self.kind == "cross_ledger" else self.original
-        return self.kind, self.debit, self.credit, self.amount, original, self.legs, self.rate
+        asked = (self.amount,) if self.asked is None else self.asked
+        return self.kind, self.debit, self.credit, asked, original, self.legs, self.rate
 
     def row(self, *, replayed: bool = False) -> Row:
         return {
@@ -223,6 +250,8 @@ class Bank:
     books: dict[tuple[int, str, str], Account] = field(default_factory=dict)
     transactions: list[Transaction] = field(default_factory=list)
     recorded: dict[tuple[int, str | None], Transaction] = field(default_factory=dict)
+    by_id: dict[tuple[int, int | None], Transaction] = field(default_factory=dict)
+    indexed: int = 0
 
     # Accounts
 
@@ -256,6 +285,8 @@ class Bank:
         change, status = change_to
         _check_text(reason)
         account = self._account(account_id, ledger_id)
+        if change == "close" and account in self.books.values():
+            raise Refused("book_account")
         if change == "close" and (account.balance or account.held):
             raise Refused("account_not_empty")
         if account.status in leaves_not:
@@ -418,8 +449,8 @@ class Bank:
             raise Refused("account_striped")
         _check_text(idempotency_key)
         free = min(debit.balance - debit.held, most)
-        amount = self._amount_or(None, max(free, 0), most, idempotency_key, ledger_id)
-        transfer = Transaction("transfer", ledger_id, debit, credit, amount)
+        amount = _amount_or(None, max(free, 0), most)
+        transfer = Transaction("transfer", ledger_id, debit, credit, amount, asked=("sweep", at_most_minor))
         return self._record(transfer, idempotency_key, prior="nothing_to_sweep" if free <= 0 else None)
 
     # Holds
@@ -449,21 +480,21 @@ class Bank:
         )
         if debit.stripes:
             raise Refused("account_striped")
-        outcome = self._record(Transaction("hold", ledger_id, debit, credit, amount_minor), idempotency_key)
+        asked = (amount_minor, tolerance_minor, expires_at)
+        outcome = self._record(
+            Transaction("hold", ledger_id, debit, credit, amount_minor, asked=asked), idempotency_key
+        )
         transaction = outcome.transaction
-        if transaction.hold is not None:
-            if (transaction.hold.tolerance, transaction.hold.expires_at) != (tolerance_minor, expires_at):
-                raise Refused("idempotency_key_reused")
-        elif transaction.code is None:
+        if transaction.code is None and not outcome.replayed:
             transaction.hold = Hold(amount_minor, tolerance_minor, expires_at)
-            debit.holds.append(transaction.hold)
+            debit.holds = [*(hold for hold in debit.holds if hold.status == "open"), transaction.hold]
         return outcome
 
     def capture(
         self, hold_id: int, amount_minor: int | None, idempotency_key: str | None, ledger_id: int, *, final: bool
     ) -> Outcome:
         authorised, hold = self._hold(hold_id, ledger_id)
-        amount = self._amount_or(amount_minor, hold.left, hold.amount, idempotency_key, ledger_id)
+        amount = _amount_or(amount_minor, hold.left, hold.amount)
         _check_text(idempotency_key)
         prior = None
         if hold.status != "open":
@@ -472,7 +503,15 @@ class Bank:
             prior = "capture_exceeds_hold"
         ends = final or hold.captured + amount >= hold.amount
         outcome = self._record(
-            Transaction("capture", ledger_id, authorised.debit, authorised.credit, amount, authorised),
+            Transaction(
+                "capture",
+                ledger_id,
+                authorised.debit,
+                authorised.credit,
+                amount,
+                authorised,
+                asked=(amount_minor, final),
+            ),
             idempotency_key,
             prior=prior,
             released=hold.left if ends else amount,
@@ -485,9 +524,9 @@ class Bank:
     def void(self, hold_id: int, idempotency_key: str | None, ledger_id: int) -> Outcome:
         authorised, hold = self._hold(hold_id, ledger_id)
         _check_text(idempotency_key)
-        amount = self._amount_or(None, hold.held, hold.amount, idempotency_key, ledger_id)
+        amount = _amount_or(None, hold.held, hold.amount)
         outcome = self._record(
-            Transaction("void", ledger_id, authorised.debit, authorised.credit, amount, authorised),
+            Transaction("void", ledger_id, authorised.debit, authorised.credit, amount, authorised, asked=()),
             idempotency_key,
             prior=None if hold.status == "open" else "hold_not_open",
         )
@@ -496,27 +535,23 @@ class Bank:
         return outcome
 
     def _hold(self, hold_id: int, ledger_id: int) -> tuple[Transaction, Hold]:
-        for transaction in self.transactions:
-            if transaction.transaction_id == hold_id and transaction.ledger_id == ledger_id and transaction.hold:
-                return transaction, transaction.hold
-        raise Refused("hold_not_found")
+        transaction = self._transaction(hold_id, ledger_id)
+        if transaction is None or transaction.hold is None:
+            raise Refused("hold_not_found")
+        return transaction, transaction.hold
 
     # Reversals
 
     def reverse(
         self, transaction_id: int, amount_minor: int | None, idempotency_key: str | None, ledger_id: int, *, force: bool
     ) -> Outcome:
-        named = (t for t in self.transactions if (t.transaction_id, t.ledger_id) == (transaction_id, ledger_id))
-        original = next(named, None)
+        original = self._transaction(transaction_id, ledger_id)
         if original is None:
             raise Refused("transaction_not_found")
         if original.code or original.kind in ("hold", "void", "reversal", "cross_ledger"):
             raise Refused("not_reversible")
-        reversals = [
-            t.amount for t in self.transactions if t.original is original and t.kind == "reversal" and not t.code
-        ]
-        left = original.amount - (original.amount if original.legs and reversals else sum(reversals))
-        amount = self._amount_or(amount_minor, left, original.amount, idempotency_key, ledger_id)
+        left = original.amount - original.reversed_minor
+        amount = _amount_or(amount_minor, left, original.amount)
         _check_text(idempotency_key)
         whole = not original.legs or amount_minor in (None, original.amount)
         prior = None if whole and amount <= left else "reversal_exceeds_original"
@@ -525,16 +560,24 @@ class Bank:
             if original.legs
             else Transaction("reversal", ledger_id, original.credit, original.debit, amount, original)
         )
+        reversal.asked = (amount_minor, force)
         if not force or prior or (ledger_id, idempotency_key) in self.recorded:
-            return self._record(reversal, idempotency_key, prior=prior)
+            outcome = self._record(reversal, idempotency_key, prior=prior)
+        else:
+            outcome = self._force(reversal, idempotency_key)
+        if outcome.transaction.code is None and not outcome.replayed:
+            original.reversed_minor += reversal.amount
+        return outcome
 
+    def _force(self, reversal: Transaction, key: str | None) -> Outcome:
+        """Raise the overdraft limits to what the reversal needs, if it is posted then."""
         overdrafts = {}
         for account, net in _nets(reversal.movements).items():
             needed = -net - account.balance + account.held
             if net < 0 and account.overdraft is not None and account.overdraft < needed <= MAX:
                 overdrafts[account] = account.overdraft
                 account.overdraft = needed
-        outcome = self._record(reversal, idempotency_key)
+        outcome = self._record(reversal, key)
         for account, overdraft in overdrafts.items():
             if outcome.transaction.code:
                 account.overdraft = overdraft
@@ -562,6 +605,7 @@ class Bank:
         if any(account.stripes for account, _ in conditioned):
             raise Refused("account_striped")
         compound = _compound("compound", ledger_id, tuple(zip(accounts, amounts_minor, strict=True)))
+        compound.asked = (conditions,)
         return self._record(compound, idempotency_key, conditions=conditioned)
 
     def exchange(
@@ -615,23 +659,13 @@ class Bank:
         _check_text(idempotency_key)
         clearing = self._book("clearing", debit.currency, ledger_id)
         their_clearing = self._book("clearing", debit.currency, credit_ledger_id)
-        ours = Transaction("cross_ledger", ledger_id, debit, clearing, amount_minor, counterpart=credit)
+        asked = (amount_minor, credit)
+        ours = Transaction("cross_ledger", ledger_id, debit, clearing, amount_minor, counterpart=credit, asked=asked)
         theirs = Transaction("cross_ledger", credit_ledger_id, their_clearing, credit, amount_minor, counterpart=debit)
         prior = "same_ledger" if ledger_id == credit_ledger_id else self._rejection(ours) or self._rejection(theirs)
 
-        first = self.recorded.get((ledger_id, idempotency_key))
         outcome = self._record(ours, idempotency_key, prior=prior)
-        if first is not None:
-            # A failure does not say which account it was for, only which ledger.
-            assert first.counterpart
-            other = (
-                first.counterpart is not credit
-                if first.code is None
-                else first.counterpart.ledger_id != credit_ledger_id
-            )
-            if other:
-                raise Refused("idempotency_key_reused")
-        elif ours.code is None:
+        if ours.code is None and not outcome.replayed:
             self._record(theirs, None)
             ours.original, theirs.original = theirs, ours
         return outcome
@@ -657,10 +691,10 @@ class Bank:
         transaction.code = prior or self._rejection(transaction, released, conditions)
         if transaction.code is None and transaction.kind not in ("hold", "void"):
             self._move(transaction)
-        if transaction.code is None and transaction.kind not in ("void", "capture", "reversal"):
+        if transaction.code is None and transaction.kind not in ("void", "reversal"):
             for account, net in _nets(transaction.movements).items():
                 if net < 0:
-                    account.use_limits(-net)
+                    account.use_limits(*transaction.spent(-net))
         self._keep(transaction)
         return Outcome(transaction)
 
@@ -707,18 +741,19 @@ class Bank:
             if net < 0 and account.available is not None and account.available + released < -net:
                 return "insufficient_funds"
         for account, net in nets.items():
-            held = account.held if transaction.kind == "hold" and net < 0 else 0
+            held = account.held - released if net < 0 else 0
             credited = sum(amount for other, amount in movements if other is account and amount > 0)
             if account.share - held + net < -MAX or account.share + credited > MAX:
                 return "balance_overflow"
-        return _limit_rejection(transaction.kind, nets, released) or _failed_condition(nets, conditions)
+        return _limit_rejection(transaction, nets, released) or _failed_condition(nets, conditions)
 
-    def _amount_or(self, given: int | None, left: int, whole: int, key: str | None, ledger_id: int) -> int:
-        """Return the amount of a call that may leave it out: a retry means what was recorded."""
-        if given is not None:
-            return _check_amount(given)
-        first = self.recorded.get((ledger_id, key))
-        return first.amount if first else left or whole
+    def _transaction(self, transaction_id: int, ledger_id: int) -> Transaction | None:
+        """Find it in an index that takes in what was named since it was used last."""
+        while self.indexed < len(self.transactions) and self.transactions[self.indexed].transaction_id is not None:
+            named = self.transactions[self.indexed]
+            self.by_id[named.ledger_id, named.transaction_id] = named
+            self.indexed += 1
+        return self.by_id.get((ledger_id, transaction_id))
 
     def _account(self, account_id: int | None, ledger_id: int) -> Account:
         for account in self.accounts:
@@ -747,21 +782,40 @@ class Bank:
             (a, a.balance, a.version, dict(a.shares), len(a.lines), {kind: replace(x) for kind, x in a.limits.items()})
             for a in self.accounts
         ]
-        return states, dict(self.recorded), len(self.transactions)
+        return states, len(self.transactions)
 
     def _roll_back(self, savepoint: Any) -> None:
-        states, recorded, transaction_count = savepoint
+        states, transaction_count = savepoint
         for account, balance, version, shares, line_count, limits in states:
             account.balance, account.version, account.shares, account.limits = balance, version, shares, limits
             del account.lines[line_count:]
-        self.recorded = recorded
+        for transaction in self.transactions[transaction_count:]:
+            self.recorded.pop((transaction.ledger_id, transaction.key), None)
         del self.transactions[transaction_count:]
+
+
+def shown(row: Row, expected: Row) -> Row:
+    """Return the columns that the model knows, in its terms."""
+    known = {name: row[name] for name in expected}
+    if known.get("exchange_residue_minor") is not None:
+        known["exchange_residue_minor"] = Fraction(known["exchange_residue_minor"])
+    if known.get("legs"):  # the version of a stripe says nothing about the account
+        known["legs"] = [
+            {k: v for k, v in leg.items() if "stripe" not in leg or k not in ("stripe", "version")}
+            for leg in known["legs"]
+        ]
+    return known
 
 
 def _check_amount(amount: int) -> int:
     if not 1 <= amount <= MAX:
         raise Refused("invalid_amount")
     return amount
+
+
+def _amount_or(given: int | None, left: int, whole: int) -> int:
+    """Return the amount of a call that may leave it out: what is left, or the whole when nothing is."""
+    return (left or whole) if given is None else _check_amount(given)
 
 
 def _check_text(text: str | None) -> None:
@@ -784,12 +838,13 @@ def _compound(kind: str, ledger_id: int, legs: Legs, original: Transaction | Non
     return Transaction(kind, ledger_id, debit, credit, min(amount, MAX), original, legs)
 
 
-def _limit_rejection(kind: str, nets: dict[Account, int], released: int) -> str | None:
+def _limit_rejection(transaction: Transaction, nets: dict[Account, int], released: int) -> str | None:
     for limit_kind in LIMIT_KINDS:
         limited = [
             (account, net, account.limits[limit_kind]) for account, net in nets.items() if limit_kind in account.limits
         ]
-        spent = [(-net, limit) for _, net, limit in limited if net < 0 and kind not in ("capture", "reversal")]
+        debited = [(-net, limit) for _, net, limit in limited if net < 0 and transaction.kind != "reversal"]
+        spent = [(*transaction.spent(amount), limit) for amount, limit in debited]
         if limit_kind == "minimum_balance":
             for account, net, limit in limited:
                 if net < 0 and _passes(limit.amount, -(account.balance - account.held + released + net), sign=-1):
@@ -798,12 +853,12 @@ def _limit_rejection(kind: str, nets: dict[Account, int], released: int) -> str 
             if any(net > 0 and _passes(limit.amount, account.balance + net) for account, net, limit in limited):
                 return "balance_above_maximum"
         elif limit_kind == "transaction":
-            if any(_passes(limit.amount, amount) for amount, limit in spent):
+            if any(_passes(limit.amount, amount) for amount, limit in debited):
                 return "transaction_limit_exceeded"
         else:
-            if any(_passes(limit.amount, limit.used_minor + amount) for amount, limit in spent):
+            if any(amount > 0 and _passes(limit.amount, limit.used_minor + amount) for amount, _, limit in spent):
                 return f"{limit_kind}_amount_exceeded"
-            if any(_passes(limit.count, limit.used_count + 1) for _, limit in spent):
+            if any(count > 0 and _passes(limit.count, limit.used_count + count) for _, count, limit in spent):
                 return f"{limit_kind}_count_exceeded"
     return None
 

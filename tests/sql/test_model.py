@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from fractions import Fraction
 from typing import Any
 
 import psycopg
@@ -29,7 +28,19 @@ from psycopg.types.json import Jsonb
 
 from tests.conftest import Bank, Connection
 from tests.helpers import Row, call, call_all, violations
-from tests.sql.model import LIMIT_KINDS, MAX, PAST, WINDOWS, Account, Hold, Limit, Outcome, Refused, Transaction
+from tests.sql.model import (
+    LIMIT_KINDS,
+    MAX,
+    PAST,
+    WINDOWS,
+    Account,
+    Hold,
+    Limit,
+    Outcome,
+    Refused,
+    Transaction,
+    shown,
+)
 from tests.sql.model import Bank as Model
 
 STEPS = int(os.environ.get("PGTELLER_MODEL_STEPS", "20000"))
@@ -53,6 +64,7 @@ some_amounts = st.sampled_from([*[None] * 100, *range(1, 101), *odd])
 keys = st.sampled_from([*[None] * 16, *(f"key-{number}" for number in range(8)), " "])
 picks = st.integers(0, 29)
 PICKS_OF_FAVOURITES, PICKS_OF_BOOKS, PICKS_OF_NONE = 12, 28, 29
+PICK_OF_UNLIMITED = 23  # the account that has no overdraft limit to begin with
 ledgers = st.sampled_from([0, 0, 0, 0, 1])
 reasons = st.sampled_from([None] * 8 + ["Because", " "])
 rates = st.sampled_from(
@@ -63,10 +75,10 @@ rates = st.sampled_from(
 )
 first_limits = st.lists(
     st.tuples(
-        st.sampled_from([0, 0, PICKS_OF_FAVOURITES]),
+        st.sampled_from([0, 0, PICKS_OF_FAVOURITES, PICK_OF_UNLIMITED]),
         st.sampled_from(LIMIT_KINDS),
-        st.sampled_from([50, 100, 150, 200, 300, 400, 600]),
-        st.sampled_from([None, None, 1, 2, 4]),
+        st.sampled_from([50, 100, 150, 200, 300, 400, 600, None]),
+        st.sampled_from([None, None, 1, 2, 4, 1000]),
     ),
     max_size=3,
 )
@@ -101,7 +113,7 @@ class BankMachine(RuleBasedStateMachine):
     seen: Counter[tuple[str, str | None]]  # of function and code, for those who run it by hand
 
     @initialize(held=st.sampled_from([None, 40, 100]), limits=first_limits)
-    def open_ledgers(self, held: int | None, limits: list[tuple[int, str, int, int | None]]) -> None:
+    def open_ledgers(self, held: int | None, limits: list[tuple[int, str, int | None, int | None]]) -> None:
         now = datetime.now(UTC)
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
         if midnight - now < timedelta(seconds=EXAMPLE_SECONDS_MAX):
@@ -219,6 +231,21 @@ class BankMachine(RuleBasedStateMachine):
         sides = self.sides(number, debit, credit)
         self.post(number, "sweep", key, **sides, at_most_minor=at_most)
 
+    @rule(number=ledgers, account=picks, room=st.integers(0, 150), key=keys)
+    def debit_down_to_the_end_of_the_exact_range(self, number: int, account: int, room: int, key: str | None) -> None:
+        unlimited = [a for a in self.own(self.ledgers[number]) if a.overdraft is None]
+        if unlimited:
+            chosen = unlimited[account % len(unlimited)]
+            amount = min(max(chosen.share + MAX - room, 1), MAX)
+            self.post(
+                number,
+                "debit",
+                key,
+                account_id=chosen.account_id,
+                amount_minor=amount,
+                beneficiary_account_id=None,
+            )
+
     # Holds
 
     @rule(
@@ -226,7 +253,7 @@ class BankMachine(RuleBasedStateMachine):
         account=picks,
         beneficiary=st.one_of(st.none(), picks),
         amount=amounts,
-        tolerance=st.sampled_from([0, 0, 10, 50] * 5 + [-1]),
+        tolerance=st.sampled_from([0, 0, 10, 50, 200, 1000] * 4 + [MAX, -1]),
         expires_at=st.sampled_from([None, FUTURE] * 8 + [PAST]),
         key=keys,
     )
@@ -257,6 +284,13 @@ class BankMachine(RuleBasedStateMachine):
     def capture(self, hold: int, amount: int | None, final: bool, key: str | None) -> None:
         number, hold_id = self.pick_hold(hold)
         self.post(number, "capture", key, hold_id=hold_id, amount_minor=amount, final=final)
+
+    @rule(hold=picks, beyond=st.integers(-20, 120), final=st.booleans(), key=keys)
+    @precondition(lambda self: self.holds)
+    def capture_about_what_is_left(self, hold: int, beyond: int, final: bool, key: str | None) -> None:
+        number, hold_id = self.pick_hold(hold)
+        left = next((t.hold.left for t in self.holds if t.hold and t.transaction_id == hold_id), 0)
+        self.post(number, "capture", key, hold_id=hold_id, amount_minor=max(left + beyond, 1), final=final)
 
     @rule(hold=picks, key=keys)
     @precondition(lambda self: self.holds)
@@ -339,6 +373,47 @@ class BankMachine(RuleBasedStateMachine):
     def retry(self, number: int) -> None:
         function, arguments = self.calls[-1 - number % len(self.calls)]
         self.call(function, **arguments)
+
+    @rule(number=picks, difference=picks, amount=some_amounts)
+    @precondition(lambda self: self.calls)
+    def ask_something_else_under_a_used_key(self, number: int, difference: int, amount: int | None) -> None:
+        """Change one thing that was asked, often to what came of it: that is another question all the same."""
+        function, arguments = self.calls[-1 - number % len(self.calls)]
+        first = self.bank.recorded.get((arguments["ledger_id"], arguments.get("idempotency_key")))
+        came_of_it = first.amount if first and difference % 2 else amount
+        changes: list[tuple[str, Row]] = [
+            (function, {name: different})
+            for name, different in (
+                ("amount_minor", came_of_it if function in ("capture", "reverse") else came_of_it or 1),
+                ("at_most_minor", came_of_it),
+                ("final", not arguments.get("final")),
+                ("force", not arguments.get("force")),
+                ("tolerance_minor", difference),
+                ("expires_at", None if arguments.get("expires_at") else FUTURE),
+                ("conditions", [*arguments.get("conditions", [])[1:]]),
+                ("credit_account_id", self.pick(self.ledgers.index(arguments["ledger_id"]), difference)),
+                ("rate", Decimal("1.0")),
+            )
+            if name in arguments
+        ]
+        sides = {name: arguments.get(name) for name in ("debit_account_id", "credit_account_id", "idempotency_key")}
+        if function in ("sweep", "transfer"):
+            other = {"amount_minor": came_of_it or 1} if function == "sweep" else {"at_most_minor": came_of_it}
+            changes.append(("transfer" if function == "sweep" else "sweep", {**sides, **other}))
+            one = {
+                "transaction_types": ["transfer"],
+                "debit_account_ids": [arguments["debit_account_id"]],
+                "credit_account_ids": [arguments["credit_account_id"]],
+                "amounts_minor": [first.amount if first else 1],
+                "idempotency_keys": [arguments["idempotency_key"]],
+                "groups": [None],
+                "atomic": False,
+            }
+            changes.append(("post", one))
+        if changes:
+            asked, changed = changes[difference % len(changes)]
+            kept = arguments if asked == function else {"ledger_id": arguments["ledger_id"]}
+            self.call(asked, **{**kept, **changed})
 
     # What the rules are made of
 
@@ -501,19 +576,6 @@ class BankMachine(RuleBasedStateMachine):
         return self.app.execute(
             f"select * from bank.{view} where ledger_id in (%s, %s) and {condition}", self.ledgers
         ).fetchall()
-
-
-def shown(row: Row, expected: Row) -> Row:
-    """Return the columns that the model knows, in its terms."""
-    known = {name: row[name] for name in expected}
-    if known.get("exchange_residue_minor") is not None:
-        known["exchange_residue_minor"] = Fraction(known["exchange_residue_minor"])
-    if known.get("legs"):  # the version of a stripe says nothing about the account
-        known["legs"] = [
-            {k: v for k, v in leg.items() if "stripe" not in leg or k not in ("stripe", "version")}
-            for leg in known["legs"]
-        ]
-    return known
 
 
 @pytest.mark.timeout(0)
