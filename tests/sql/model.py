@@ -566,7 +566,7 @@ class Bank:
         else:
             outcome = self._force(reversal, idempotency_key)
         if outcome.transaction.code is None and not outcome.replayed:
-            original.reversed_minor += reversal.amount
+            original.reversed_minor += amount
         return outcome
 
     def _force(self, reversal: Transaction, key: str | None) -> Outcome:
