@@ -11,13 +11,18 @@ The lock protocol that these tests pin down:
    with the same idempotency key, or for a racing account with the same external_id, and takes them in this order:
    unique indexes decide all three.
 
+The sessions of a test run at each isolation level in turn. The rule is the same at all of them: a call is right, or it
+raises 40001 and is made again, as a client would. Whoever waited under REPEATABLE READ or SERIALIZABLE has a snapshot
+from before, so it may do the latter; a waiter who finds that nothing was changed after all goes on. The other
+connections of a test (app, owner) look on, or are what somebody else commits meanwhile: they are READ COMMITTED.
+
 No test sleeps and hopes: `Call.is_blocked_by` asks pg_blocking_pids until the waiter is seen, up to a deadline.
 """
 
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -28,6 +33,9 @@ from tests.helpers import Row
 
 DEADLINE_SECONDS = 10
 POLL_SECONDS = 0.005
+ATTEMPTS_MAX = 5
+LEVELS = ["read committed", "repeatable read", "serializable"]
+FIXED_SNAPSHOT_LEVELS = LEVELS[1:]
 
 
 def posting(connection: Connection, call: str) -> Row:
@@ -66,10 +74,11 @@ class Call:
 
 
 class Sessions:
-    """The sessions of one test on one bank."""
+    """The sessions of one test on one bank, at one isolation level."""
 
-    def __init__(self, bank: Bank) -> None:
+    def __init__(self, bank: Bank, isolation: str) -> None:
         self._bank = bank
+        self.isolation = isolation
         self._executor = ThreadPoolExecutor()
         self._observer = bank.connect("postgres")
         self._connections = [self._observer]
@@ -80,6 +89,7 @@ class Sessions:
         connection = self._bank.connect(role)
         self._connections.append(connection)
         connection.execute(f"set statement_timeout = '{DEADLINE_SECONDS}s'".encode())
+        connection.execute(f"set default_transaction_isolation = '{self.isolation}'".encode())
         connection.autocommit = autocommit
         return connection
 
@@ -90,10 +100,16 @@ class Sessions:
         return connection
 
     def start(self, statement: str, role: str = "bank_app", *, on: Connection | None = None) -> Call:
-        """Run the statement in a thread, in a session that commits at once unless it is given one."""
+        """Run the statement in a thread, in a session that commits at once unless it is given one.
+
+        Whoever commits at once makes the call again when it is told to by 40001: nothing else is lost by that.
+        """
         connection = on or self.idle(role)
 
         def run() -> list[Row]:
+            for _ in range(ATTEMPTS_MAX if connection.autocommit else 0):
+                with suppress(psycopg.errors.SerializationFailure):
+                    return connection.execute(statement.encode()).fetchall()
             return connection.execute(statement.encode()).fetchall()
 
         call = Call(connection, self._observer, self._executor.submit(run))
@@ -110,9 +126,15 @@ class Sessions:
             connection.close()
 
 
+@pytest.fixture(params=LEVELS)
+def isolation(request: pytest.FixtureRequest) -> str:
+    level: str = request.param
+    return level
+
+
 @pytest.fixture
-def sessions(bank: Bank) -> Iterator[Sessions]:
-    with closing(Sessions(bank)) as made:
+def sessions(bank: Bank, isolation: str) -> Iterator[Sessions]:
+    with closing(Sessions(bank, isolation)) as made:
         yield made
 
 

@@ -1,4 +1,7 @@
-"""Many at once: whatever the interleaving, no call fails and no cent is lost."""
+"""Many at once: whatever the interleaving, no call fails and no cent is lost.
+
+At READ COMMITTED, where nobody is told to make a call again; test_concurrent_model.py does far more, at every level.
+"""
 
 import random
 from collections import defaultdict

@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from tests.concurrency.conftest import Sessions, posting
+from tests.concurrency.conftest import FIXED_SNAPSHOT_LEVELS, Sessions, posting
 from tests.conftest import Connection
 from tests.helpers import balance_of, violations
 
@@ -22,8 +22,16 @@ def test_a_waiter_is_stamped_after_all_that_it_waited_for(sessions: Sessions, ap
 
 
 @pytest.mark.parametrize("ahead", [2, 3])
-def test_a_posting_is_not_stamped_before_the_last_entry_of_either_account_when_the_clock_steps_back(
-    app: Connection, owner: Connection, ahead: int
+@pytest.mark.parametrize(
+    "call",
+    [
+        "transfer(2, 3, 1)",
+        "post_transfers(array[2], array[3], array[1])",
+        "post_legs(array[2, 3], array[-1, 1])",
+    ],
+)
+def test_entries_are_not_before_the_last_of_their_account_when_the_clock_steps_back_but_no_other_account_follows(
+    app: Connection, owner: Connection, ahead: int, call: str
 ) -> None:
     """The past of the account is moved into the future, which is what a clock that stepped back makes of it."""
     later = "clock_timestamp() + interval '1 hour'"
@@ -31,8 +39,15 @@ def test_a_posting_is_not_stamped_before_the_last_entry_of_either_account_when_t
         f"update bank.account set last_entry_at = {later} where account_id = %s returning last_entry_at".encode(),
         [ahead],
     ).fetchall()
-    assert posting(app, "transfer(2, 3, 1)")["created_at"] == row["last_entry_at"]
-    assert posting(app, "transfer(3, 2, 1)")["created_at"] >= row["last_entry_at"]
+    posted = posting(app, call)
+    assert posted["created_at"] < row["last_entry_at"]
+    entries = owner.execute(
+        "select account_id, created_at from bank.entry where transaction_id = %s", [posted["transaction_id"]]
+    ).fetchall()
+    assert {entry["account_id"]: entry["created_at"] for entry in entries} == {
+        ahead: row["last_entry_at"],
+        5 - ahead: posted["created_at"],
+    }
     assert violations(app) == []
 
 
@@ -43,7 +58,7 @@ def test_a_posting_in_flight_does_not_stop_foreign_keys_to_its_accounts(sessions
     assert rows.rowcount == 2
 
 
-@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+@pytest.mark.parametrize("isolation", FIXED_SNAPSHOT_LEVELS)
 @pytest.mark.parametrize(
     ("meanwhile", "call"),
     [
@@ -55,10 +70,9 @@ def test_a_posting_in_flight_does_not_stop_foreign_keys_to_its_accounts(sessions
     ids=["the same account", "the same key", "the same key on other accounts", "the same key in a batch"],
 )
 def test_a_caller_whose_snapshot_is_too_old_is_told_to_retry_and_posts_nothing(
-    sessions: Sessions, app: Connection, level: str, meanwhile: str, call: str
+    sessions: Sessions, app: Connection, meanwhile: str, call: str
 ) -> None:
     caller = sessions.idle(autocommit=False)
-    caller.execute(f"set transaction isolation level {level}".encode())
     assert balance_of(caller, 2) == 10000
     posting(app, meanwhile)
     before = [balance_of(app, account_id) for account_id in (2, 3, 4, 5)]
