@@ -252,6 +252,7 @@ class Bank:
     recorded: dict[tuple[int, str | None], Transaction] = field(default_factory=dict)
     by_id: dict[tuple[int, int | None], Transaction] = field(default_factory=dict)
     indexed: int = 0
+    judged_before: str | None = None  # the code of the next posting, when its caller knows it
 
     # Accounts
 
@@ -420,7 +421,7 @@ class Bank:
         return outcomes
 
     def _post_group(self, items: list[Item], ledger_id: int, *, linked: bool) -> list[Outcome | str]:
-        before = self._savepoint()
+        before = self.savepoint()
         outcomes: list[Outcome | str] = []
         for item in items:
             try:
@@ -429,7 +430,7 @@ class Bank:
                 outcome = refused.code
             outcomes.append(outcome)
             if linked and (isinstance(outcome, str) or outcome.transaction.code):
-                self._roll_back(before)
+                self.roll_back(before)
                 if isinstance(outcome, Outcome) and not outcome.replayed:
                     self._keep(outcome.transaction)
                 return [outcome if number == len(outcomes) - 1 else "batch_aborted" for number in range(len(items))]
@@ -539,6 +540,9 @@ class Bank:
         if transaction is None or transaction.hold is None:
             raise Refused("hold_not_found")
         return transaction, transaction.hold
+
+    def hold_of(self, hold_id: int, ledger_id: int) -> Hold:
+        return self._hold(hold_id, ledger_id)[1]
 
     # Reversals
 
@@ -688,7 +692,7 @@ class Bank:
                 raise Refused("idempotency_key_reused")
             return Outcome(first, replayed=True)
         transaction.key = key
-        transaction.code = prior or self._rejection(transaction, released, conditions)
+        transaction.code = self.judged_before or prior or self._rejection(transaction, released, conditions)
         if transaction.code is None and transaction.kind not in ("hold", "void"):
             self._move(transaction)
         if transaction.code is None and transaction.kind not in ("void", "reversal"):
@@ -777,20 +781,37 @@ class Bank:
         self.books = {name: account for name, account in self.books.items() if account.account_id is not None}
         self.accounts = [account for account in self.accounts if account.account_id is not None]
 
-    def _savepoint(self) -> Any:
-        states = [
-            (a, a.balance, a.version, dict(a.shares), len(a.lines), {kind: replace(x) for kind, x in a.limits.items()})
-            for a in self.accounts
+    def savepoint(self) -> Any:
+        accounts = [
+            (
+                account,
+                {
+                    **vars(account),
+                    "shares": dict(account.shares),
+                    "limits": {kind: replace(limit) for kind, limit in account.limits.items()},
+                },
+                len(account.lines),
+                len(account.changes),
+            )
+            for account in self.accounts
         ]
-        return states, len(self.transactions)
+        holds = [(hold, hold.captured, hold.status) for account in self.accounts for hold in account.holds]
+        return accounts, holds, len(self.transactions)
 
-    def _roll_back(self, savepoint: Any) -> None:
-        states, transaction_count = savepoint
-        for account, balance, version, shares, line_count, limits in states:
-            account.balance, account.version, account.shares, account.limits = balance, version, shares, limits
-            del account.lines[line_count:]
+    def roll_back(self, savepoint: Any) -> None:
+        """Undo everything since the savepoint but books that were made: forget_unnamed_books does."""
+        accounts, holds, transaction_count = savepoint
+        for account, state, line_count, change_count in accounts:
+            vars(account).update(state)
+            del account.lines[line_count:], account.changes[change_count:]
+        for hold, captured, status in holds:
+            hold.captured, hold.status = captured, status
         for transaction in self.transactions[transaction_count:]:
             self.recorded.pop((transaction.ledger_id, transaction.key), None)
+            if transaction.kind == "reversal" and transaction.code is None:
+                assert transaction.original
+                original = transaction.original
+                original.reversed_minor -= original.amount if original.legs else transaction.amount
         del self.transactions[transaction_count:]
 
 
