@@ -541,8 +541,12 @@ class Bank:
             raise Refused("hold_not_found")
         return transaction, transaction.hold
 
-    def hold_of(self, hold_id: int, ledger_id: int) -> Hold:
-        return self._hold(hold_id, ledger_id)[1]
+    def end_hold(self, hold_id: int, ledger_id: int) -> tuple[Account, Hold]:
+        """Let an open hold expire, and return it with the account that has its money back."""
+        transaction, hold = self._hold(hold_id, ledger_id)
+        assert hold.status == "open"
+        hold.status = "expired"
+        return transaction.debit, hold
 
     # Reversals
 
@@ -796,11 +800,12 @@ class Bank:
             for account in self.accounts
         ]
         holds = [(hold, hold.captured, hold.status) for account in self.accounts for hold in account.holds]
-        return accounts, holds, len(self.transactions)
+        return accounts, holds, dict(self.books), len(self.transactions)
 
     def roll_back(self, savepoint: Any) -> None:
-        """Undo everything since the savepoint but books that were made: forget_unnamed_books does."""
-        accounts, holds, transaction_count = savepoint
+        """Undo everything since the savepoint."""
+        accounts, holds, self.books, transaction_count = savepoint
+        self.accounts = [account for account, *_ in accounts]
         for account, state, line_count, change_count in accounts:
             vars(account).update(state)
             del account.lines[line_count:], account.changes[change_count:]
