@@ -326,6 +326,8 @@ class Session:
     def authorise(self) -> None:
         ledger = self.ledger()
         sides = self.sides(ledger)
+        if ledger == MAIN and sides["debit_account_id"] == self.world.accounts[MAIN][OFTEN_EMPTY]:
+            sides["debit_account_id"] = self.world.accounts[MAIN][0]  # no hold stays there
         seconds = self.draw.choice((None, None, 0.02, 0.1, 0.3, 86_400))
         self.post(
             "authorise",
@@ -397,6 +399,8 @@ class Session:
         account_id = self.account(ledger)
         if self.draw.random() < 0.7:
             ledger, account_id = MAIN, self.world.accounts[MAIN][OFTEN_EMPTY]
+            sides = {"debit_account_id": account_id, "credit_account_id": self.world.accounts[MAIN][0]}
+            self.post("sweep", ledger, **sides, at_most_minor=None)
         self.change("close_account", ledger, account_id, reason=None)
 
     def reopen(self) -> None:
@@ -412,9 +416,10 @@ class Session:
         if kind == "overdraft":
             amount = self.draw.choice((0, 200, 1000))
         count = self.draw.choice((None, self.draw.randint(50, 500))) if kind in WINDOWS else None
-        self.change(
-            "set_limit", ledger, self.account(ledger), limit_kind=kind, amount_max_minor=amount, count_max=count
-        )
+        account_id = self.account(ledger)
+        if kind == "minimum_balance" and account_id == self.world.accounts[MAIN][OFTEN_EMPTY]:
+            kind = "maximum_balance"
+        self.change("set_limit", ledger, account_id, limit_kind=kind, amount_max_minor=amount, count_max=count)
 
     def stripe(self) -> None:
         ledger = self.ledger()
@@ -485,7 +490,7 @@ MIX: list[tuple[Callable[[Session], None], float]] = [
     (Session.transfer_to_ledger, 5),
     (Session.freeze, 1),
     (Session.unfreeze, 2),
-    (Session.close_account, 1),
+    (Session.close_account, 1.5),
     (Session.reopen, 2),
     (Session.set_limit, 2),
     (Session.stripe, 0.5),
