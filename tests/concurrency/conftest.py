@@ -53,12 +53,12 @@ class Call:
     observer: Connection
     future: Future[list[Row]]
 
-    def is_blocked_by(self, holder: Connection) -> bool:
-        """Wait until the server says so; false when the call ends first, or the deadline passes."""
-        waiter_pid, holder_pid = self.connection.info.backend_pid, holder.info.backend_pid
+    def is_blocked_by(self, *holders: Connection) -> bool:
+        """Wait until the server says so of one of them; false when the call ends first, or the deadline passes."""
+        waiter_pid, holder_pids = self.connection.info.backend_pid, [holder.info.backend_pid for holder in holders]
         deadline = time.monotonic() + DEADLINE_SECONDS
         while time.monotonic() < deadline and not self.future.done():
-            row = self.observer.execute("select %s = any(pg_blocking_pids(%s)) as blocked", [holder_pid, waiter_pid])
+            row = self.observer.execute("select %s::integer[] && pg_blocking_pids(%s) as blocked", [holder_pids, waiter_pid])
             if row.fetchone() == {"blocked": True}:
                 return True
             time.sleep(POLL_SECONDS)
