@@ -107,6 +107,20 @@ def test_a_hold_that_expires_while_somebody_waits_is_over(
     assert violations(app) == []
 
 
+def test_what_a_hold_held_that_expired_while_a_sweep_waited_is_swept(
+    sessions: Sessions, app: Connection, owner: Connection, hold_id: int
+) -> None:
+    holder = sessions.holding(f"select bank.credit({ADA}, 1)")
+    waiter = sessions.start(f"select * from bank.sweep({ADA}, {SHOP})")
+    assert waiter.is_blocked_by(holder)
+    # Not in the past of the waiter's statement, as `expire` would have it.
+    owner.execute("update bank.hold set expires_at = clock_timestamp() where hold_id = %s", [hold_id])
+    holder.commit()
+    assert waiter.row()["amount_minor"] == 10_001
+    assert balances_of(app, ADA) == (0, 0, 0)
+    assert violations(app) == []
+
+
 def test_a_sweep_of_expired_holds_that_came_first_leaves_nothing_to_capture(
     sessions: Sessions, app: Connection, owner: Connection, hold_id: int
 ) -> None:
