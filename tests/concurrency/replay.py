@@ -191,7 +191,7 @@ class Replay:
     def _differs(self, call: Call, answer: Any) -> Any:
         """Return what the model answers otherwise, or nothing."""
         if isinstance(answer, str) or call.error:
-            return answer != call.error and (answer, call.error)
+            return answer != call.error and (answer if isinstance(answer, str) else "an answer", call.error)
         if isinstance(answer, Account):
             return self._account_differs(call, answer)
         outcomes = answer if isinstance(answer, list) else [answer]

@@ -25,7 +25,7 @@ from tests.conftest import Bank, Connection
 from tests.helpers import violations
 
 CALLS = int(os.environ.get("PGTELLER_CONCURRENT_CALLS", "3000"))
-SHORTEST_THAT_SEES_EVERYTHING = 3000
+SHORTEST_THAT_SEES_EVERYTHING = 10_000
 LAST_DEADLINE_SECONDS = 10
 FUNCTIONS = {  # that change something
     *("open_account", "freeze_account", "unfreeze_account", "close_account", "reopen_account", "set_limit"),
