@@ -27,6 +27,8 @@ begin
     perform bank._named_account(debit_account_id, 'debit_account_id', ledger_id);
     perform bank._named_account(credit_account_id, 'credit_account_id', ledger_id);
     perform bank._lock_accounts(debit_account_id, credit_account_id, ledger_id);
+    -- What expired while we waited is free; the views know the time at which the caller's statement began.
+    perform bank._end_expired_holds(debit_account_id, ledger_id);
     account := bank.account(debit_account_id, ledger_id);
     if account.stripes > 0 then
         perform bank._raise('account_striped', jsonb_build_object(
