@@ -20,11 +20,17 @@ _OVER_HTTP = {"account_ids": "legs", "amounts_minor": "legs"}
 
 
 class Problem(Exception):
-    """An error answer: a code of the catalogue, a sentence about this case, and facts as extension members."""
+    """An error answer: a code of the catalogue, a sentence about this case, and facts as extension members.
 
-    def __init__(self, code: str, detail: str = "", headers: dict[str, str] | None = None, **facts: Any) -> None:
+    status: of a code that the catalogue does not have, because the database is of a newer version than this process.
+    """
+
+    def __init__(
+        self, code: str, detail: str = "", headers: dict[str, str] | None = None, status: int = 400, **facts: Any
+    ) -> None:
         super().__init__(code)
-        entry = error_catalogue()[code]
+        title = code.replace("_", " ").capitalize()
+        entry = error_catalogue().get(code) or {"http_status": status, "title": title, "meaning": title}
         self.status: int = entry["http_status"]
         self.headers = headers or {}
         self.body = {
@@ -52,15 +58,33 @@ def from_validation(error: msgspec.ValidationError) -> Problem:
     return invalid(".".join(reversed(parts)) or "body", sentence.partition(" - at ")[0])
 
 
-def from_outcome(code: str, facts: dict[str, Any], **members: Any) -> Problem:
-    """Answer a rejected or refused posting: its code, and its facts as members."""
-    detail = ""
+def from_outcome(
+    code: str, facts_json: bytes | str | None, *, recorded: bool, meaning: str | None = None, **members: Any
+) -> Problem:
+    """Answer a rejected or refused posting: its code, and its facts as members.
+
+    recorded: whether it is a rejection, so that a code of a newer version can be told from that of a malformed call.
+    meaning: what the database says of the code.
+    """
+    facts = {**_facts(facts_json), **members}
+    detail = "" if code in error_catalogue() else meaning or ""
     if "field" in facts:
-        field, reason = facts.pop("field"), facts.pop("reason")
+        field, reason = facts.pop("field"), facts.pop("reason", "is not valid")
         field = _OVER_HTTP.get(field, field)
-        detail = f"{field} {reason}"
-        members["errors"] = [{"field": field, "reason": reason}]
-    return Problem(code, detail, None, **facts, **members)
+        detail = detail or f"{field} {reason}"
+        facts["errors"] = [{"field": field, "reason": reason}]
+    problem = Problem(code, detail, status=422 if recorded else 400)
+    problem.body |= {name: fact for name, fact in facts.items() if name not in problem.body}
+    return problem
+
+
+def _facts(text: bytes | str | None) -> dict[str, Any]:
+    """Return the facts that come with an error; none when it does not come with a JSON object."""
+    try:
+        facts = msgspec.json.decode(text or b"{}")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def from_database(error: psycopg.Error) -> Problem:
@@ -68,8 +92,11 @@ def from_database(error: psycopg.Error) -> Problem:
     sqlstate = error.sqlstate or ""
     match sqlstate[:2]:
         case "TL":
-            return from_outcome(str(error.diag.message_primary), msgspec.json.decode(error.diag.message_detail or "{}"))
-        case "22":
+            diag = error.diag
+            return from_outcome(
+                str(diag.message_primary), diag.message_detail, recorded=False, meaning=diag.message_hint
+            )
+        case "22" | "54":  # a value out of range, or larger or deeper than PostgreSQL can work with
             return invalid("body", f"has a value that PostgreSQL does not take: {error.diag.message_primary}")
         case "40" | "55":
             return Problem("timed_out")

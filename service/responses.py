@@ -29,10 +29,10 @@ def answer_opening(resp: falcon.asgi.Response, account: dict[str, Any]) -> None:
 
 def failure(posting: dict[str, Any], **members: Any) -> Problem:
     """Return the answer to a posting that was rejected or refused: its code and its facts."""
-    facts = msgspec.json.decode(posting["failure_detail"])
     if posting["transaction_id"] is not None:  # else it was refused, and nothing is recorded
-        facts["transaction_id"] = posting["transaction_id"]
-    return from_outcome(posting["failure_code"], facts, **members)
+        members["transaction_id"] = posting["transaction_id"]
+    recorded = posting["created_at"] is not None  # a dry run has no transaction_id to show
+    return from_outcome(posting["failure_code"], posting["failure_detail"], recorded=recorded, **members)
 
 
 def answer_posting(

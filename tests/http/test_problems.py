@@ -1,6 +1,7 @@
 """Every answer that is not a success is a problem (RFC 9457) with a code of the catalogue."""
 
 import re
+from typing import Any
 
 import httpx
 import pytest
@@ -87,6 +88,72 @@ def test_what_goes_wrong_inside_is_in_the_log_and_not_in_the_answer(bank: Bank) 
 
             # The worker goes on.
             assert client.get(f"/v1/accounts/{account_id}/balance").status_code == 200
+    finally:
+        http.stop()
+
+
+NEWER = """
+    create or replace function bank.account(account_id bigint, ledger_id bigint default 1)
+    returns bank.account_detail language plpgsql
+    as $$ begin raise exception using errcode = 'TLNEW', message = 'moon_in_wrong_phase', detail = {}, hint = {}; end $$
+"""
+MEANING = "Wait until it is full."
+FACTS = '{"field": "account_id", "reason": "is lunar", "phase": 3, "code": "x", "status": 1, "headers": []}'
+
+
+def test_an_error_that_only_a_newer_database_knows_is_answered_as_it_came(bank: Bank) -> None:
+    key, _ = create_key(bank)
+    http = HttpServer(bank.app_url, workers=1)
+    try:
+        http.start()
+        with bank.connect("bank_owner") as owner, http.client(key) as client:
+            ada = open_account(client, balance_minor=5)
+
+            def raised(detail: str, hint: str = f"'{MEANING}'") -> dict[str, Any]:
+                owner.execute(NEWER.format(detail, hint).encode())
+                return problem_of(client.get(f"/v1/accounts/{ada}"), 400, "moon_in_wrong_phase")
+
+            problem = raised(f"'{FACTS}'")
+            assert (problem["detail"], problem["title"], problem["phase"]) == (MEANING, "Moon in wrong phase", 3)
+            assert problem["errors"] == [{"field": "account_id", "reason": "is lunar"}]
+            assert raised("""'{"field": "account_id"}'""")["errors"][0]["field"] == "account_id"
+            for detail in ("''", "'nonsense'", "'[1]'", "'null'", "'7'", "'{'"):
+                assert raised(detail)["detail"] == MEANING
+            assert raised("'nonsense'", "''")["detail"] == "Moon in wrong phase"
+            assert "Traceback" not in http.log()
+    finally:
+        http.stop()
+
+
+@pytest.mark.parametrize("facts", ['{"phase": 3, "account_id": 7}', "[3]", None])
+def test_a_rejection_that_only_a_newer_database_knows_is_answered_as_it_came(bank: Bank, facts: str | None) -> None:
+    key, _ = create_key(bank)
+    http = HttpServer(bank.app_url, workers=1)
+    try:
+        http.start()
+        with bank.connect("bank_owner") as owner, http.client(key) as client:
+            ada, bob = open_account(client, balance_minor=5), open_account(client)
+            body, headers = {"debit_account_id": ada, "credit_account_id": bob, "amount_minor": 6}, new_key()
+            problem_of(client.post("/v1/transfers", json=body, headers=headers), 422, "insufficient_funds")
+            # A newer process recorded it so.
+            owner.execute(
+                "update bank.transaction set failure_code = 'moon_in_wrong_phase', failure_detail = %s"
+                " where transaction_status = 'failure'",
+                [facts],
+            )
+            for query in ("", "?dry_run=true"):
+                answer = client.post(f"/v1/transfers{query}", json=body, headers=headers)
+                problem = problem_of(answer, 422, "moon_in_wrong_phase")
+                assert problem["transaction_id"] > 0
+                assert ("phase" in problem) == (facts is not None and "phase" in facts)
+            recorded = client.get(f"/v1/transactions/{problem['transaction_id']}").json()
+            assert recorded["failure_code"] == "moon_in_wrong_phase"
+            batch = {"transfers": [{**body, "idempotency_key": headers["Idempotency-Key"]}]}
+            [row] = client.post("/v1/transfers/batch", json=batch, headers=new_key()).json()["transfers"]
+            assert row["failure_code"] == "moon_in_wrong_phase"
+            answer = client.post("/v1/transfers/batch", json={**batch, "atomic": True}, headers=new_key())
+            assert problem_of(answer, 422, "moon_in_wrong_phase")["stopped_by"] == 1
+            assert "Traceback" not in http.log()
     finally:
         http.stop()
 
