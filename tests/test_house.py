@@ -42,6 +42,13 @@ def _sql_paths() -> list[Path]:
     return [path for path in sql_files() if path.name != "grants.sql"]
 
 
+@pytest.mark.parametrize("path", sql_files(), ids=lambda path: path.stem)
+def test_a_literal_with_a_backslash_means_the_same_in_every_session(path: Path) -> None:
+    """Write it E'…' with each backslash doubled: a body in SQL is parsed in the session of whoever calls it."""
+    for prefix, literal in re.findall(r"(\w?)'((?:[^']|'')*)'", _code_of(path)):
+        assert "\\" not in literal or prefix in ("E", "e"), literal
+
+
 @pytest.mark.parametrize("path", _sql_paths(), ids=lambda path: path.stem)
 def test_a_file_creates_exactly_what_it_is_named_after(path: Path) -> None:
     created = re.findall(r"^create or replace (?:function|view) bank\.(\w+)", _code_of(path), re.MULTILINE)

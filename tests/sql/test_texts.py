@@ -126,3 +126,76 @@ def test_a_text_is_data_and_nothing_else(app: Connection, text: str) -> None:
     assert (posting["idempotency_key"], posting["description"], posting["external_id"]) == (text, text, text)
     assert posting["metadata"] == {text: text}
     assert call(app, "find_transaction", text) == posting
+
+
+@pytest.mark.parametrize(
+    "blank", ["\t\n\v\f\r ", "\u0085\u00a0\u1680", "\u2000\u2007\u200a", "\u2028\u2029\u202f\u205f\u3000"]
+)
+@pytest.mark.parametrize("collation", ["default", "C", "pg_c_utf8", "unicode"])
+def test_what_is_blank_is_the_same_in_every_collation(
+    app: Connection, owner: Connection, blank: str, collation: str
+) -> None:
+    if not owner.execute("select from pg_collation where collname = %s", [collation]).fetchall():
+        pytest.skip("this PostgreSQL does not have the collation")
+    with raises("TLARG", "invalid_argument", "description"):
+        app.execute(f'select bank.credit(2, 1, null, %s collate "{collation}")'.encode(), [blank])
+    app.execute(f'select bank.credit(2, 1, null, %s collate "{collation}")'.encode(), [f"{blank}x{blank}"])
+
+
+LARGE_TEXTS = {
+    "one letter": "repeat('x', 300000000)",
+    "blank": "repeat(' ', 300000000)",
+    "letters of four bytes": "repeat(U&'\\+01F3E6', 70000000)",
+}
+
+
+@pytest.mark.parametrize("text", LARGE_TEXTS.values(), ids=LARGE_TEXTS)
+def test_a_text_of_any_size_is_refused_by_its_size_alone(app: Connection, text: str) -> None:
+    """A regular expression would make wide characters of the whole, more than PostgreSQL's memory for one value."""
+    app.execute(f"create temp table large as select {text} as text".encode())
+    for field, length_max in TEXTS.items():
+        with raises("TLARG", "invalid_argument", field) as facts:
+            app.execute(f"select bank.credit(2, 1, {field} => l.text) from large as l".encode())
+        assert facts["reason"] == f"is longer than {length_max} characters"
+
+
+ONES = "[" + "1, " * 2727 + "1]"
+LARGE_METADATA = {
+    "a long text": ("jsonb_build_object('a', repeat('x', 200000000))", False),
+    "many numbers": ("jsonb_build_object('a', (select jsonb_agg(1) from generate_series(1, 100000)))", False),
+    "numbers of many digits": (
+        "jsonb_build_object('a', (select jsonb_agg(1e131071) from generate_series(1, 10000)))",
+        False,
+    ),
+    "the same below zero": (
+        "jsonb_build_object('a', (select jsonb_agg(-1e131071) from generate_series(1, 3000)))",
+        False,
+    ),
+    "a deep number": ("""'{"a": [{"b": [[1e9000]]}]}'""", False),
+    "a small number": ("""'{"a": 1e-9000}'""", False),
+    "a zero of many digits": ("""'{"a": 0e-9000}'""", False),
+    "a number of as many digits as there may be": ("""'{"a": 1e8184}'""", True),
+    "one more": ("""'{"a": 1e8185}'""", False),
+    "the most values that there may be": (f"""'{{"": {ONES}}}'""", True),
+    "the deepest that there may be": (f"""'{{"": {"[" * 4093}{"]" * 4093}}}'""", True),
+    "one deeper": (f"""'{{"": {"[" * 4094}{"]" * 4094}}}'""", False),
+}
+
+
+@pytest.mark.parametrize(("metadata", "fits"), LARGE_METADATA.values(), ids=LARGE_METADATA)
+@pytest.mark.parametrize("stored", ["plain", "external", "extended"])
+def test_metadata_is_measured_as_its_text_however_it_is_stored(
+    app: Connection, metadata: str, fits: bool, stored: str
+) -> None:
+    app.execute("create temp table large (metadata jsonb)")
+    if stored != "plain":
+        app.execute(f"alter table large alter metadata set storage {stored}".encode())
+        app.execute(f"insert into large values ({metadata})".encode())
+    source = "large as l" if stored != "plain" else f"(select {metadata}::jsonb as metadata offset 0) as l"
+    statement = f"select bank.credit(2, 1, metadata => l.metadata) from {source}".encode()
+    if fits:
+        app.execute(statement)
+    else:
+        with raises("TLARG", "invalid_argument", "metadata") as facts:
+            app.execute(statement)
+        assert facts["reason"] == f"is larger than {METADATA_BYTES_MAX} bytes"
