@@ -23,6 +23,19 @@ Time = Annotated[datetime, msgspec.Meta(tz=True)]
 # PostgreSQL has no text with a NUL in it.
 Text = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00]*\Z")]
 
+# jsonb keeps a number as numeric, which holds so many digits after the point, before it, and in a written exponent.
+_SCALE_MAX = 16_383
+_DIGITS_MAX = 131_072
+_EXPONENT_DIGITS_MAX = 9
+# msgspec takes as deep a value as the stack of this process lets it; PostgreSQL has a stack of its own.
+_DEPTH_MAX = 500
+
+# With all digits made 0, a number may be out of range only where one of these stands: without them it has less than
+# 1000 digits before the point, after it, and for its exponent less than three. A regular expression is slower.
+_SHAPE = bytes.maketrans(b"123456789E+", b"000000000e-")
+_FAR_EXPONENTS = (b"0e000", b"0e-000")
+_MANY_DIGITS = b"0" * 1000
+_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 _NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _ID = re.compile(r"[1-9][0-9]{0,18}\Z")
 _BIGINT_MAX = 2**63 - 1
@@ -174,8 +187,44 @@ def _check_json_object(field: str, text: bytes) -> None:
         raise invalid(field, "is nested too deeply") from None
     if not isinstance(value, dict):
         raise invalid(field, "is not an object")
-    if _NUL_IN_JSON.search(text):
+    if rb"\u0000" in text and _NUL_IN_JSON.search(text):
         raise invalid(field, "has a NUL character")
+    if text.count(b"[") + text.count(b"{") > _DEPTH_MAX and _depth(text) > _DEPTH_MAX:
+        raise invalid(field, "is nested too deeply")
+    if _may_be_out_of_range(text):
+        try:
+            json.loads(text, parse_int=_check_number, parse_float=_check_number)
+        except _OutOfRange:
+            raise invalid(field, "has a number that PostgreSQL does not take") from None
+
+
+class _OutOfRange(ValueError):
+    """A number that numeric cannot hold."""
+
+
+def _may_be_out_of_range(text: bytes) -> bool:
+    shape = text.translate(_SHAPE)
+    return any(each in shape for each in _FAR_EXPONENTS) or (len(shape) > len(_MANY_DIGITS) and _MANY_DIGITS in shape)
+
+
+def _check_number(text: str) -> None:
+    mantissa, _, exponent = text.lower().partition("e")
+    exponent_digits = exponent.lstrip("+-").lstrip("0")
+    if len(exponent_digits) > _EXPONENT_DIGITS_MAX:  # nor would int() take any number of them
+        raise _OutOfRange
+    whole, _, fraction = mantissa.lstrip("-").partition(".")
+    shift = int(exponent_digits or "0") * (-1 if exponent.startswith("-") else 1)
+    if len(fraction) - shift > _SCALE_MAX or len(whole) + shift > _DIGITS_MAX:
+        raise _OutOfRange
+
+
+def _depth(text: bytes) -> int:
+    """Return how many brackets are open at most."""
+    depth = deepest = 0
+    for found in _STRING_OR_BRACKET.findall(text):
+        depth += (found in (b"[", b"{")) - (found in (b"]", b"}"))
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def read_query(req: falcon.asgi.Request, form: type[S]) -> S:

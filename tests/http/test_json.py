@@ -1,0 +1,128 @@
+"""Whatever a body may have as metadata, jsonb takes: one request cannot stop the call that it shares with others."""
+
+import asyncio
+import json
+from typing import Any
+
+import falcon.asgi
+import falcon.testing
+import hypothesis.strategies as st
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from service.errors import Problem
+from service.postings import CreditRequest
+from service.requests import read_body
+from tests.conftest import Connection
+
+
+def read(metadata: bytes) -> str:
+    """Read a body with this metadata as a route does; return what would be sent to PostgreSQL."""
+    body = b'{"amount_minor": 1, "metadata": ' + metadata + b"}"
+    scope = falcon.testing.create_scope(
+        "/v1/accounts/1/credit", method="POST", headers={"Content-Type": "application/json"}
+    )
+    events = falcon.testing.ASGIRequestEventEmitter(body, chunk_size=2**20)
+    req = falcon.asgi.Request(scope, events.emit)
+    req.context.body_bytes_max = 4 * 2**20
+    return str(asyncio.run(read_body(req, CreditRequest)).arguments()["metadata"])
+
+
+# Around what numeric can hold, in every way of writing it.
+digits = st.one_of(
+    st.text("0123456789", min_size=1, max_size=30),
+    st.builds(
+        lambda digit, count, end: digit * count + end,
+        st.sampled_from("019"),
+        st.sampled_from([998, 1000, 4299, 4301, 16_283, 16_382, 16_383, 16_384, 131_071, 131_072, 131_073]),
+        st.text("0123456789", max_size=3),
+    ),
+)
+exponents = st.one_of(
+    st.integers(-40, 40),
+    st.sampled_from([16_382, 16_383, 16_384, 131_071, 131_072, 999_999_999, 2**30 - 1, 2**31, 2**63, 10**30]).flatmap(
+        lambda edge: st.integers(edge - 2, edge + 2) | st.integers(-edge - 2, -edge + 2)
+    ),
+).map(str)
+numbers = st.builds(
+    lambda sign, whole, fraction, exponent: (
+        sign + (whole.lstrip("0") or "0") + (f".{fraction}" if fraction else "") + exponent
+    ),
+    st.sampled_from(["", "-"]),
+    digits | st.just("0"),
+    st.none() | digits,
+    st.just("")
+    | st.builds(
+        lambda letter, exponent, zeros: (
+            letter + (exponent.replace("-", "-" + zeros) if "-" in exponent else zeros + exponent)
+        ),
+        st.sampled_from(["e", "E"]),
+        exponents,
+        st.sampled_from(["", "0", "000", "0" * 4301]),
+    ),
+)
+pieces = st.one_of(
+    st.characters(),
+    st.sampled_from(["\\u0000", "\\\\u0000", "\\ud800", "\\udc00", "\\ud83c\\udfe6", "\\u00e9", "\\/", "\\\\", '\\"']),
+    st.sampled_from(["\x00", "\x1f", "\x7f", "\ufeff", "\uffff", "1e-20000", "[", "{", "\\x"]),
+)
+strings = st.lists(pieces, max_size=6).map(lambda parts: '"' + "".join(parts) + '"')
+scalars = st.one_of(
+    numbers, strings, st.sampled_from(["true", "false", "null", "NaN", "Infinity", "", "01", ".5", "+1"])
+)
+blanks = st.sampled_from(["", " ", "\n\t", "\u00a0", "\x0c"])
+values = st.recursive(
+    scalars,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3).map(lambda each: "[" + ",".join(each) + "]"),
+        st.lists(st.tuples(strings, blanks, inner), max_size=3).map(
+            lambda members: "{" + ",".join(f"{name}:{blank}{value}" for name, blank, value in members) + "}"
+        ),
+        st.tuples(inner, st.sampled_from([1, 499, 500, 501, 985])).map(lambda v: "[" * v[1] + v[0] + "]" * v[1]),
+    ),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(value=values, name=strings)
+def test_jsonb_takes_whatever_a_body_may_have_as_metadata(app: Connection, value: str, name: str) -> None:
+    text = f"{{{name}: {value}}}".encode(errors="surrogatepass")
+    try:
+        accepted = read(text)
+    except Problem as problem:
+        assert problem.body["errors"][0]["field"] in ("metadata", "body")
+        return
+    app.execute("select %s::jsonb", [accepted])
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        *("1e-16383", "0e-16383", "1e308", "0e131071", "-0", "1.50", "5e-324", "1e-000400", "9" * 4000),
+        *("0." + "0" * 16_382 + "1", "1." + "1" * 16_383, "1e+000000000000000000300", "1e-" + "0" * 5000 + "7"),
+    ],
+)
+def test_a_number_that_jsonb_takes_is_let_through(app: Connection, number: str) -> None:
+    accepted = read(b'{"a": ' + number.encode() + b"}")
+    app.execute("select %s::jsonb", [accepted])
+
+
+@pytest.mark.parametrize("text", ["1e-20000", "9" * 20_000, "[" * 600, "\\\\u0000"])
+def test_what_only_looks_like_a_number_out_of_range_is_a_text(app: Connection, text: str) -> None:
+    accepted = read(f'{{"a": "{text}"}}'.encode())
+    row = app.execute("select %s::jsonb ->> 'a' as a", [accepted]).fetchone()
+    assert row == {"a": json.loads(f'"{text}"')}
+
+
+def test_a_number_out_of_range_is_refused_by_jsonb(app: Connection) -> None:
+    """If PostgreSQL should come to take it, the check of requests.py can go."""
+    refused: list[Any] = []
+    for number in ("1e-16384", "0e-16384", "0e2147483648"):
+        with pytest.raises(psycopg.errors.NumericValueOutOfRange):
+            app.execute("select %s::jsonb", [number])
+        with pytest.raises(Problem) as caught:
+            read(b'{"a": ' + number.encode() + b"}")
+        refused.append(caught.value.body["errors"][0]["field"])
+    assert refused == ["metadata"] * 3
