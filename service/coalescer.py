@@ -117,17 +117,23 @@ class Coalescer(ABC, Generic[I, A]):
     async def _answer(self, ledger_id: int, batch: list[_Waiting[I, A]]) -> None:
         try:
             answers = await self.call(ledger_id, [waiting.item for waiting in batch])
-        except psycopg.DataError as error:
-            if len(batch) == 1:
-                _fail(batch, error)
-            for waiting in batch[len(batch) == 1 :]:  # one of them is at fault: each is told apart by going alone
-                await self._answer(ledger_id, [waiting])
         except Exception as error:
-            _fail(batch, error)
+            if len(batch) == 1 or not _is_of_an_item(error):
+                _fail(batch, error)
+                return
+            # Nothing was done for any of them. One is at fault, and halves find it in few calls; order is kept.
+            middle = len(batch) // 2
+            await self._answer(ledger_id, batch[:middle])
+            await self._answer(ledger_id, batch[middle:])
         else:
             for waiting, answer in zip(batch, answers, strict=True):
                 if not waiting.answer.done():  # else its client went away
                     waiting.answer.set_result(answer)
+
+
+def _is_of_an_item(error: Exception) -> bool:
+    """Return whether a value that PostgreSQL cannot work with stopped the call: out of range, too large or too deep."""
+    return isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in ("22", "54")
 
 
 def _fail(batch: list[_Waiting[I, A]], error: Exception) -> None:

@@ -11,7 +11,7 @@ import pytest
 from service.accounts import Balances
 from service.config import Settings
 from service.db import make_pool
-from service.errors import Problem
+from service.errors import Problem, from_database
 from service.metrics import FLUSH_ITEMS
 from service.postings import Item, Postings
 from tests.conftest import Bank, Connection
@@ -179,6 +179,47 @@ def test_a_broken_call_fails_everybody_in_it_and_the_next_one_works(
 
     with_coalescer(bank, steps, statement_timeout_seconds=1)
     assert call(app, "balance", bob)["balance_minor"] == 3
+
+
+class CountedPostings(Postings):
+    """Postings that remember how many items each call had."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.sizes: list[int] = []
+
+    async def call(self, ledger_id: int, items: list[Item]) -> list[dict[str, Any]]:
+        self.sizes.append(len(items))
+        return await super().call(ledger_id, items)
+
+
+# As they would come if the service let them through: jsonb refuses the first, PostgreSQL's stack the second.
+CULPRITS = ['{"a": 1e-20000}', '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"]
+
+
+@pytest.mark.parametrize("culprit", CULPRITS, ids=["out of range", "too deep"])
+@pytest.mark.parametrize("at", [0, 37, 63])
+def test_one_bad_item_is_found_in_few_calls_and_alone_is_at_fault(
+    bank: Bank, app: Connection, owner: Connection, culprit: str, at: int
+) -> None:
+    ada, bob = open_account(app, 100), open_account(app)
+
+    async def steps(postings: CountedPostings) -> None:
+        items = [transfer(ada, bob, 1, f"k{n}", culprit if n == at else "{}") for n in range(64)]
+        outcomes: list[Outcome] = await asyncio.gather(
+            *(postings.submit(1, item) for item in items), return_exceptions=True
+        )
+        failed = [n for n, outcome in enumerate(outcomes) if isinstance(outcome, BaseException)]
+        assert failed == [at]
+        assert from_database(outcomes[at]).body["code"] == "invalid_request"  # type: ignore[arg-type]
+        # The whole, then two halves of whatever has the culprit: 64, 32, 16, 8, 4, 2, 1.
+        assert len(postings.sizes) == 1 + 2 * 6
+        assert sorted(postings.sizes, reverse=True) == [64, 32, 32, 16, 16, 8, 8, 4, 4, 2, 2, 1, 1]
+
+    with_coalescer(bank, steps, CountedPostings)
+    versions = [line["balance_after_minor"] for line in call_all(app, "statement", bob, None, 100)]
+    assert versions == list(range(63, 0, -1)) or versions == list(range(1, 64))
+    assert violations(app) == []
 
 
 def test_switched_off_each_posting_is_a_call(bank: Bank, app: Connection, owner: Connection) -> None:
