@@ -16,6 +16,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from service.config import Settings
 from service.errors import Problem
+from service.session import session_options
 
 Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 
@@ -32,7 +33,11 @@ def make_pool(settings: Settings) -> Pool:
             "autocommit": True,
             "row_factory": dict_row,
             "prepare_threshold": 0,
-            "options": f"-c timezone=UTC -c statement_timeout={settings.statement_timeout_seconds}s",
+            "options": session_options(
+                settings.database_url or "", timezone="UTC", statement_timeout=f"{settings.statement_timeout_seconds}s"
+            ),
+            # A text that the database's encoding has not is an error of its item then, not one of the whole call.
+            "client_encoding": "UTF8",
             "application_name": "pgteller",
         },
         configure=_configure,

@@ -16,6 +16,7 @@ from psycopg import sql
 from yoyo import get_backend, read_migrations
 
 from service.installation import MIGRATIONS, error_catalogue, last_migration_id, sql_digest, sql_files
+from service.session import session_options
 
 # Any number that nobody else uses as an advisory lock in the same database.
 _MIGRATION_LOCK = 7_358_835_537
@@ -40,7 +41,8 @@ def migrate(database_owner_url: str, app_password: str | None = None) -> list[st
     """
     # yoyo asks for the user's name after it has applied a migration, before it marks it: fail before anything is done.
     getpass.getuser()
-    with psycopg.connect(database_owner_url, autocommit=True) as guard:
+    options = session_options(database_owner_url)
+    with psycopg.connect(database_owner_url, autocommit=True, options=options) as guard:
         # Held by the session, so a crash releases it. Whoever holds it knows that a lock row of yoyo's is stale.
         guard.execute("select pg_advisory_lock(%s)", [_MIGRATION_LOCK])
         with get_backend(_yoyo_url(database_owner_url, guard.info.server_version)) as backend:
@@ -97,7 +99,8 @@ def _yoyo_url(database_url: str, server_version: int) -> str:
     """Name the driver as yoyo does: without it yoyo takes the scheme for psycopg2's."""
     address, _, query = database_url.partition("://")[2].partition("?")
     parameters = dict(parse_qsl(query))
-    if server_version >= _CREATOR_IS_NO_MEMBER:
-        # In the URL, because yoyo opens a connection for each migration.
-        parameters["options"] = f"{parameters.get('options', '')} -c createrole_self_grant=set,inherit".lstrip()
+    # In the URL, because yoyo opens a connection for each migration.
+    parameters["options"] = session_options(
+        database_url, **({"createrole_self_grant": "set,inherit"} if server_version >= _CREATOR_IS_NO_MEMBER else {})
+    )
     return f"postgresql+psycopg://{address}?{urlencode(parameters)}"

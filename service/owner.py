@@ -13,6 +13,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from service.installation import last_migration_id, sql_digest
+from service.session import session_options
 
 CONNECT_TIMEOUT_SECONDS = 10
 
@@ -33,7 +34,11 @@ def connect(database_url: str, role: str = "bank_owner") -> Iterator[OwnerConnec
     Raises psycopg.Error, also when the login may not take the role.
     """
     with psycopg.connect(
-        database_url, autocommit=True, row_factory=dict_row, connect_timeout=CONNECT_TIMEOUT_SECONDS
+        database_url,
+        autocommit=True,
+        row_factory=dict_row,
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        options=session_options(database_url),
     ) as connection:
         if connection.info.user != role:
             connection.execute(sql.SQL("set role {}").format(sql.Identifier(role)))

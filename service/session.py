@@ -1,0 +1,24 @@
+"""What every session of ours in the database is set to, whatever the database's, the role's or the URL's defaults."""
+
+from psycopg.conninfo import conninfo_to_dict
+
+_SETTINGS = {
+    # The locks of the posting engine count on it: a statement that waited sees what was committed meanwhile.
+    "default_transaction_isolation": "read committed",
+    # What is sent and read back is written so.
+    "standard_conforming_strings": "on",
+    "array_nulls": "on",
+    "datestyle": "ISO",
+}
+
+
+def session_options(database_url: str, **settings: str) -> str:
+    """Return the `options` of a connection: those of the URL, then ours and these settings, which win."""
+    asked = conninfo_to_dict(database_url).get("options")
+    ours = [f"-c {name}={_escape(value)}" for name, value in {**_SETTINGS, **settings}.items()]
+    return " ".join([*([str(asked)] if asked else []), *ours])
+
+
+def _escape(value: str) -> str:
+    """Write a value as libpq's options have it, in which a blank ends it."""
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
