@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from tests.conftest import Connection
-from tests.helpers import Row, call, call_all
+from tests.helpers import Row, call, call_all, raises
 
 
 def digest(key: str) -> bytes:
@@ -47,3 +47,22 @@ def test_keys_are_listed_oldest_first_without_their_digests(owner: Connection) -
 def test_a_scope_is_one_of_the_known_ones(owner: Connection, scopes: list[str | None] | None) -> None:
     with pytest.raises(psycopg.IntegrityError):
         call(owner, "create_api_key", "k", digest("k"), scopes)
+
+
+@pytest.mark.parametrize("expires_at", ["infinity", "-infinity", "10000-01-01", "9999-12-31 12:00+00", "0001-01-01 BC"])
+def test_a_key_expires_at_a_time_that_can_be_read_back(owner: Connection, expires_at: str) -> None:
+    with raises("TLARG", "invalid_argument", "expires_at"):
+        owner.execute("select bank.create_api_key('k', %s, '{admin}', %s)", [digest("k"), expires_at])
+    assert call_all(owner, "list_api_keys") == []
+
+
+@pytest.mark.parametrize("time_zone", ["UTC", "Etc/GMT-14", "Etc/GMT+12", "Africa/Monrovia"])
+def test_the_last_time_that_a_key_can_expire_at_is_read_in_every_time_zone(
+    app: Connection, owner: Connection, time_zone: str
+) -> None:
+    for connection in (app, owner):
+        connection.execute("select set_config('timezone', %s, false)", [time_zone])
+    for name, expires_at in (("last", "9999-12-29 00:00+00"), ("first", "0001-01-03 00:00+00")):
+        owner.execute("select bank.create_api_key(%s, %s, '{admin}', %s)", [name, digest(name), expires_at])
+    assert [row["expires_at"].year for row in call_all(owner, "list_api_keys")] == [9999, 1]
+    assert call(app, "authenticate", digest("last"))["expires_at"].year == 9999
