@@ -119,3 +119,22 @@ def test_the_transfer_with_a_bad_group_is_named(client: httpx.Client, group: Any
     batch = [item(1, 2, 3, group=1), item(1, 2, 3), item(1, 2, 3, group=group), item(1, 2, 3, group=-7)]
     problem = problem_of(post(client, batch), 400, "invalid_request")
     assert fields_of(problem) == ["transfers[2].group"]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\u2003"])
+@pytest.mark.usefixtures("nothing_is_posted")
+def test_a_blank_key_of_a_transfer_is_no_missing_one(client: httpx.Client, blank: str) -> None:
+    for _ in range(2):
+        [row] = post(client, [item(1, 2, 10, idempotency_key=blank)]).json()["transfers"]
+        assert row["failure_code"] == "invalid_argument"
+        assert row["failure_detail"] == {"field": "idempotency_key", "reason": "is blank"}
+    problem = problem_of(post(client, [item(1, 2, 10, idempotency_key=blank)], atomic=True), 400, "invalid_argument")
+    assert (fields_of(problem), problem["stopped_by"]) == (["idempotency_key"], 1)
+
+
+def test_a_key_as_the_header_would_have_made_it_is_a_transfers_own(client: httpx.Client) -> None:
+    ada, bob, key = open_account(client, balance_minor=100), open_account(client), uuid.uuid4().hex
+    batch = [item(ada, bob, 1), item(ada, bob, 1, idempotency_key=f"{key}:2")]
+    assert [row["replayed"] for row in post(client, batch, key=key).json()["transfers"]] == [False, False]
+    del batch[1]["idempotency_key"]
+    assert [row["replayed"] for row in post(client, batch, key=key).json()["transfers"]] == [True, True]
