@@ -44,7 +44,7 @@ begin
     -- A retry may come after the deadline, and gets its first outcome.
     elsif expires_at <= clock_timestamp() and not exists (
         select from bank.transaction as t
-        where t.ledger_id = authorise.ledger_id and t.idempotency_key = authorise.idempotency_key
+        where t.ledger_id = authorise.ledger_id and t.idempotency_key = authorise.idempotency_key collate "default"
     ) then
         perform bank._raise('invalid_argument', jsonb_build_object('field', 'expires_at', 'reason', 'is not in the future'));
     end if;

@@ -9,7 +9,7 @@ declare
 begin
     select * into result
     from bank.posting as p
-    where p.ledger_id = find_transaction.ledger_id and p.idempotency_key = find_transaction.idempotency_key;
+    where p.ledger_id = find_transaction.ledger_id and p.idempotency_key = find_transaction.idempotency_key collate "default";
     if not found then
         perform bank._raise('transaction_not_found', jsonb_build_object(
             'field', 'idempotency_key', 'reason', 'has no transaction'

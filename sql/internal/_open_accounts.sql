@@ -122,7 +122,7 @@ begin
         from (
             select
                 x.n,
-                case when x.key is not null then min(x.n) filter (where x.id is not null) over (partition by x.key) end
+                case when x.key is not null then min(x.n) filter (where x.id is not null) over (partition by x.key collate "default") end
                     as first_item
             from unnest(idempotency_keys, ids) with ordinality as x (key, id, n)
         ) as item;
@@ -133,7 +133,7 @@ begin
             from unnest(idempotency_keys, ids, requests, first_of_key) with ordinality
                 as item (key, id, request, first_item, n)
             where item.first_item = item.n
-            order by item.key
+            order by item.key collate "default"
             on conflict do nothing
             returning account_id
         )
@@ -147,7 +147,7 @@ begin
             from unnest(idempotency_keys, first_of_key) with ordinality as item (key, first_item, n)
             left join lateral (
                 select x.account_id, x.request from bank.opening as x
-                where x.ledger_id = _open_accounts.ledger_id and x.idempotency_key = item.key and item.first_item = item.n
+                where x.ledger_id = _open_accounts.ledger_id and x.idempotency_key = item.key collate "default" and item.first_item = item.n
                 offset 0
             ) as o on true;
             for i in 1 .. item_count loop
@@ -173,7 +173,7 @@ begin
             case
                 when x.id is null then null
                 when x.external_id is not null
-                    then min(x.n) filter (where x.id is not null) over (partition by x.external_id)
+                    then min(x.n) filter (where x.id is not null) over (partition by x.external_id collate "default")
                 else coalesce(x.first_of_key, x.n)
             end as first_item
         from unnest(external_ids, ids, first_of_key) with ordinality as x (external_id, id, first_of_key, n)
@@ -193,7 +193,7 @@ begin
             id, holder_name, currency, overdraft_limit_minor, external_id, metadata, account_type, first_item, n
         )
         where item.first_item = item.n
-        order by item.external_id, item.n
+        order by item.external_id collate "default", item.n
         on conflict do nothing
         returning account_id
     )
@@ -206,7 +206,7 @@ begin
         from unnest(external_ids, first_of_external_id) with ordinality as item (external_id, first_item, n)
         left join lateral (
             select x.account_id from bank.account as x
-            where x.ledger_id = _open_accounts.ledger_id and x.external_id = item.external_id and item.first_item = item.n
+            where x.ledger_id = _open_accounts.ledger_id and x.external_id = item.external_id collate "default" and item.first_item = item.n
             offset 0
         ) as a on true;
     end if;
@@ -264,7 +264,7 @@ begin
 
     if surplus_keys <> '{}' then
         delete from bank.opening as o
-        where o.ledger_id = _open_accounts.ledger_id and o.idempotency_key = any(surplus_keys);
+        where o.ledger_id = _open_accounts.ledger_id and o.idempotency_key = any(surplus_keys collate "default");
     end if;
     if surplus_ids <> '{}' then
         delete from bank.account as a

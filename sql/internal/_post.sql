@@ -138,7 +138,7 @@ begin
         select array_agg(k.first_item order by k.n)
         into first_items
         from (
-            select item.n, min(item.n) over (partition by item.key) as first_item
+            select item.n, min(item.n) over (partition by item.key collate "default") as first_item
             from unnest(idempotency_keys) with ordinality as item (key, n)
         ) as k;
     end if;
@@ -239,7 +239,7 @@ begin
         if looked_up then
             select array_agg((
                 select t.transaction_id from bank.transaction as t
-                where t.ledger_id = _post.ledger_id and t.idempotency_key = item.key
+                where t.ledger_id = _post.ledger_id and t.idempotency_key = item.key collate "default"
             ) order by item.n)
             into used_ids
             from unnest(idempotency_keys) with ordinality as item (key, n);
@@ -410,7 +410,7 @@ begin
                         if idempotency_keys[j] is not null then
                             key_items[first_items[j]] := null;
                         end if;
-                        if idempotency_keys[j] = idempotency_keys[i] then
+                        if idempotency_keys[j] = idempotency_keys[i] collate "default" then
                             failure_details[i] := failure_details[i] - 'transaction_id'; -- it is there no more
                         end if;
                     end if;
@@ -448,7 +448,7 @@ begin
                 type, currency, code, detail, key, description, external_id, metadata
             )
             where item.id is not null
-            order by item.key;
+            order by item.key collate "default";
             exit;
         exception
             when unique_violation then

@@ -1,5 +1,7 @@
 -- The recorded outcome of a used idempotency key, marked as replayed, when the request is the same; raises
 -- idempotency_key_reused when it is another. request: as in bank._reuse_facts.
+-- collate: a key is found by the unique index, and nothing else is taken for it, whatever collation the caller's text
+-- has.
 -- It is asked when the insert of a transaction met one that was there. Where that has not the key, it has the id
 -- (posted_id) that the sequence gave: raises sequence_behind.
 create or replace function bank._replay(
@@ -23,7 +25,7 @@ declare
     facts jsonb;
 begin
     select * into recorded from bank.posting as p
-    where p.ledger_id = _replay.ledger_id and p.idempotency_key = _replay.idempotency_key;
+    where p.ledger_id = _replay.ledger_id and p.idempotency_key = _replay.idempotency_key collate "default";
     if not found then
         perform bank._raise('sequence_behind', jsonb_build_object(
             'field', 'transaction_id', 'reason', 'is used already by another transaction', 'transaction_id', posted_id

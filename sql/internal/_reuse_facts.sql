@@ -49,8 +49,8 @@ begin
                     ) order by n)
                     from jsonb_array_elements(recorded.legs) with ordinality as recorded_leg (leg, n)
                 ) then 'legs'
-                when recorded.description is distinct from description then 'description'
-                when recorded.external_id is distinct from external_id then 'external_id'
+                when recorded.description is distinct from description collate "default" then 'description'
+                when recorded.external_id is distinct from external_id collate "default" then 'external_id'
                 when recorded.metadata <> coalesce(metadata, '{}') then 'metadata'
                 when recorded_request is not null then (
                     select member.key from jsonb_each(recorded_request) as member

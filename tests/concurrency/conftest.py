@@ -58,7 +58,9 @@ class Call:
         waiter_pid, holder_pids = self.connection.info.backend_pid, [holder.info.backend_pid for holder in holders]
         deadline = time.monotonic() + DEADLINE_SECONDS
         while time.monotonic() < deadline and not self.future.done():
-            row = self.observer.execute("select %s::integer[] && pg_blocking_pids(%s) as blocked", [holder_pids, waiter_pid])
+            row = self.observer.execute(
+                "select %s::integer[] && pg_blocking_pids(%s) as blocked", [holder_pids, waiter_pid]
+            )
             if row.fetchone() == {"blocked": True}:
                 return True
             time.sleep(POLL_SECONDS)

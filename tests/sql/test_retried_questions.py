@@ -1,13 +1,15 @@
 """A retry repeats the question of its key, whatever the answer was; under another question the key is used already."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from tests.conftest import Connection
+from tests.conftest import Bank, Connection
 from tests.helpers import Row, authorise, balances_of, call, call_all, open_account, raises, violations
 
 LATER = datetime(2100, 1, 1, 12, 30, 0, 123456, tzinfo=UTC)
@@ -176,3 +178,32 @@ def test_a_plain_posting_stores_no_request(app: Connection, owner: Connection, a
     call_all(app, "post", ["transfer"], [ada], [bob], [2], ["b"])
     row = owner.execute("select count(*) as n from bank.transaction where request is not null").fetchone()
     assert row == {"n": 0}
+
+
+def test_a_key_is_the_same_text_whatever_collation_the_caller_s_has(bank: Bank, app: Connection, ada: int) -> None:
+    """By a collation that is not deterministic other texts are equal. Only servers with ICU have such ones."""
+    collation = '"C"'
+    with bank.connect("postgres") as superuser, suppress(psycopg.errors.FeatureNotSupported):
+        superuser.execute(
+            "create collation public.loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
+        )
+        collation = "public.loose"
+    named = f"%s collate {collation}"
+    upper = call(app, "credit", ada, 1, "KEY", "WAGES")
+    lower = app.execute(f"select * from bank.credit(%s, 1, {named})".encode(), [ada, "key"]).fetchone()
+    assert lower is not None
+    assert (lower["replayed"], lower["transaction_id"] != upper["transaction_id"]) == (False, True)
+    for key, first in (("KEY", upper), ("key", lower)):
+        found = app.execute(f"select * from bank.find_transaction({named})".encode(), [key]).fetchone()
+        assert found is not None
+        assert found["transaction_id"] == first["transaction_id"]
+        again = app.execute(
+            f"select * from bank.post('{{credit}}', '{{null}}', array[%s]::bigint[], '{{1}}', array[{named}])".encode(),
+            [ada, key],
+        ).fetchone()
+        assert again is not None
+        expected = (None, "idempotency_key_reused") if key == "KEY" else (lower["transaction_id"], None)
+        assert (again["transaction_id"], again["failure_code"]) == expected
+    with raises("TLKEY", "idempotency_key_reused", "description"):
+        app.execute(f"select * from bank.credit(%s, 1, 'KEY', {named})".encode(), [ada, "wages"])
+    assert violations(app) == []
