@@ -1,5 +1,6 @@
 -- Every invariant of the ledger, checked over all of its rows in one snapshot: a row for each violation, none when all
 -- is well. ledger_id null checks every ledger. Reads everything; run it when the time that takes does not matter.
+-- Of a sequence that is behind there is no ledger when all are checked: every ledger draws from it.
 -- Locks: none. Errors: none.
 -- Example: select * from bank.verify();
 create or replace function bank.verify(ledger_id bigint default 1) returns table (
@@ -234,6 +235,14 @@ language sql stable security definer set search_path = bank, pg_temp as $$
         where a.stripes > 0
         group by a.ledger_id, a.account_id, a.version, a.stripes
         having count(s.account_id) <> a.stripes
+
+        union all
+        -- No sequence would draw an id that is there already: `pgteller migrate` mends it.
+        select
+            'sequence_behind', $1, null, null, null,
+            jsonb_build_object('sequence', s.sequence_name, 'last_value', s.last_value, 'highest_id', s.highest_id)
+        from bank._sequences($1) as s
+        where s.behind
     )
 
     select

@@ -1,4 +1,5 @@
--- The last step of every install: takes over the error catalogue and notes what is installed.
+-- The last step of every install: takes over the error catalogue, notes what is installed, and mends sequences that are
+-- behind, last of all because that takes locks that postings wait for.
 create or replace function bank._install(migration_id text, sql_digest text, errors jsonb) returns void
 language plpgsql as $$
 begin
@@ -17,6 +18,8 @@ begin
         title = excluded.title,
         meaning = excluded.meaning,
         retry = excluded.retry;
+
+    perform bank._mend_sequences();
 
     -- From the first install on that records requests, these functions have been the only ones that post.
     insert into bank.installation (only_row, migration_id, sql_digest, installed_at, requests_recorded_from)
