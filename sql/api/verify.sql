@@ -103,14 +103,15 @@ language sql stable security definer set search_path = bank, pg_temp as $$
         where a.balance_minor - a.held_minor < -a.overdraft_limit_minor
 
         union all
-        -- A success has exactly the two entries that it names; a failure has none.
+        -- A success has exactly the two entries that it names; a failure has none. An entry is later than its transaction
+        -- where the account's last entry was ahead of the clock.
         select
             'transaction_without_entry', l.ledger_id, l.account_id, l.transaction_id, l.version,
             jsonb_build_object('amount_minor', l.leg_minor)
         from leg as l
         left join entry as e
             on l.ledger_id = e.ledger_id and l.account_id = e.account_id and l.version = e.version
-            and l.transaction_id = e.transaction_id and l.leg_minor = e.amount_minor and l.created_at = e.created_at
+            and l.transaction_id = e.transaction_id and l.leg_minor = e.amount_minor and l.created_at <= e.created_at
         where l.transaction_status = 'success' and l.transaction_type not in ('hold', 'void') and e.version is null
 
         union all
@@ -235,6 +236,21 @@ language sql stable security definer set search_path = bank, pg_temp as $$
         where a.stripes > 0
         group by a.ledger_id, a.account_id, a.version, a.stripes
         having count(s.account_id) <> a.stripes
+
+        union all
+        -- Nothing is later than the clock: after a clock that leapt, `pgteller correct-times` mends it (docs/clock.md).
+        select
+            'entry_from_the_future', e.ledger_id, e.account_id, e.transaction_id, e.version,
+            jsonb_build_object('created_at', e.created_at)
+        from entry as e
+        where e.created_at > clock_timestamp() + bank._clock_tolerance()
+
+        union all
+        select
+            'transaction_from_the_future', t.ledger_id, t.debit_account_id, t.transaction_id, t.debit_version,
+            jsonb_build_object('created_at', t.created_at)
+        from transaction as t
+        where t.created_at > clock_timestamp() + bank._clock_tolerance()
 
         union all
         -- No sequence would draw an id that is there already: `pgteller migrate` mends it.

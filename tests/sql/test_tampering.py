@@ -51,6 +51,21 @@ TAMPERINGS: dict[str, tuple[str, set[Place]]] = {
         "update bank.transaction set created_at = created_at + interval '1 second' where transaction_id = 3",
         {("transaction_without_entry", 2, 3, 2), ("transaction_without_entry", 3, 3, 2)},
     ),
+    "a last entry in the future": (
+        """
+        update bank.entry set created_at = '2096-01-01' where account_id = 2 and version = 2;
+        update bank.account set last_entry_at = '2096-01-01' where account_id = 2
+        """,
+        {("entry_from_the_future", 2, 3, 2)},
+    ),
+    "an entry in the future before one that is not": (
+        "update bank.entry set created_at = '2096-01-01' where account_id = 3 and version = 1",
+        {("entry_from_the_future", 3, 2, 1), ("time_runs_back", 3, 3, 2)},
+    ),
+    "a failure in the future": (
+        "update bank.transaction set created_at = '2096-01-01' where transaction_id = 4",
+        {("transaction_from_the_future", 3, 4, None)},
+    ),
     "a hold past the limit": (
         LIMIT + "update bank.account set held_minor = 401 where account_id = 2",
         {("limit_passed", 2, None, 2), ("held_differs", 2, None, 2)},
