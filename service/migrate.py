@@ -7,6 +7,7 @@ lock row behind.
 
 import getpass
 import json
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -20,6 +21,7 @@ from service.session import session_options
 
 # Any number that nobody else uses as an advisory lock in the same database.
 _MIGRATION_LOCK = 7_358_835_537
+_MIGRATION_LOCK_POLL_SECONDS = 0.1
 
 # From this version on, who creates a role without being a superuser cannot take that role unless the server is told so.
 # The role that a hosting provider hands out is such a one.
@@ -44,7 +46,10 @@ def migrate(database_owner_url: str, app_password: str | None = None) -> list[st
     options = session_options(database_owner_url)
     with psycopg.connect(database_owner_url, autocommit=True, options=options) as guard:
         # Held by the session, so a crash releases it. Whoever holds it knows that a lock row of yoyo's is stale.
-        guard.execute("select pg_advisory_lock(%s)", [_MIGRATION_LOCK])
+        # Asked for again and again: a statement that waits for it has a snapshot, which an index that the other one
+        # makes concurrently would wait for.
+        while guard.execute("select pg_try_advisory_lock(%s)", [_MIGRATION_LOCK]).fetchone() != (True,):
+            time.sleep(_MIGRATION_LOCK_POLL_SECONDS)
         with get_backend(_yoyo_url(database_owner_url, guard.info.server_version)) as backend:
             backend.break_lock()
             with backend.lock():

@@ -67,5 +67,6 @@ bank.set_limit,
 bank.stripe_account,
 bank.require_success,
 bank.authenticate,
-bank.health
+bank.health,
+bank.has_entries_from_the_future
 to bank_app;

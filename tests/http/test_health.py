@@ -29,7 +29,7 @@ def test_a_service_with_its_database_is_live_and_ready(service: Service) -> None
     with service.http.client() as client:
         live, ready = client.get("/health/live"), client.get("/health/ready")
     assert (live.status_code, live.json()) == (200, {"status": "live"})
-    checks = {"database": "ok", "migrations": "ok", "sql": "ok"}
+    checks = {"database": "ok", "migrations": "ok", "sql": "ok", "clock": "ok"}
     assert (ready.status_code, ready.json()) == (200, {"status": "ready", "checks": checks})
 
 
@@ -49,6 +49,44 @@ def test_a_database_of_another_version_is_not_ready_until_it_is_migrated(
 
         owner.execute(update.format(sql.Identifier(column), sql.SQL("rtrim({}, 'x')").format(sql.Identifier(column))))
         assert client.get("/health/ready").status_code == 200
+
+
+def test_entries_from_the_future_are_told_and_do_not_take_the_bank_out_of_service(
+    bank: Bank, own_http: HttpServer
+) -> None:
+    key, _ = create_key(bank)
+    with bank.connect("bank_owner") as owner, own_http.client(key) as client:
+        account_id = open_account(client, balance_minor=500)
+        owner.execute("update bank.entry set created_at = '2096-01-01' where account_id = %s", [account_id])
+        answer = client.get("/health/ready")
+        assert (answer.status_code, answer.json()["status"]) == (200, "ready")
+        assert answer.json()["checks"]["clock"] == "entries from the future: run `pgteller correct-times`"
+
+        owner.execute("update bank.entry set created_at = now() where account_id = %s", [account_id])
+        assert client.get("/health/ready").json()["checks"]["clock"] == "ok"
+
+
+def test_a_clock_that_cannot_be_checked_in_time_does_not_hold_up_readiness(bank: Bank, own_http: HttpServer) -> None:
+    """Who waits for a lock of the table stands for who reads too many pages."""
+    with bank.connect("bank_owner", autocommit=False) as owner, own_http.client() as client:
+        owner.execute("lock table bank.entry in access exclusive mode")
+        answer = client.get("/health/ready")
+        assert answer.elapsed.total_seconds() < 2
+        owner.rollback()
+        assert (answer.status_code, answer.json()["checks"]["clock"]) == (200, "not known: TimeoutError")
+        assert client.get("/health/ready").json()["checks"]["clock"] == "ok"
+
+
+def test_a_database_whose_functions_are_older_is_told_to_migrate_and_nothing_else(
+    bank: Bank, own_http: HttpServer
+) -> None:
+    with bank.connect("bank_owner") as owner, own_http.client() as client:
+        owner.execute("update bank.installation set sql_digest = 'of an older version'")
+        owner.execute("drop function bank.has_entries_from_the_future()")
+        answer = client.get("/health/ready")
+        assert answer.status_code == 503
+        assert answer.json()["checks"]["sql"] == "run `pgteller migrate`"
+        assert answer.json()["checks"]["database"] == "ok"
 
 
 def test_a_service_without_its_database_says_so_and_recovers_by_itself(bank: Bank, own_http: HttpServer) -> None:

@@ -291,6 +291,48 @@ def test_an_install_that_fails_while_loading_sql_leaves_the_old_functions_and_ca
     assert catalog(bank.owner_url) == before
 
 
+ENTRY_TIMES = next(migration_id for migration_id in MIGRATION_IDS if migration_id.endswith(".entry_times"))
+UNMARK = "delete from _yoyo_migration where migration_id = %s"
+
+
+def test_an_index_that_an_interrupted_migration_left_invalid_is_made_anew(bank: Bank) -> None:
+    before = catalog(bank.owner_url)
+    validity = "from pg_index where indexrelid = 'bank.entry_created_at'::regclass"
+    with bank.connect("postgres") as superuser:
+        superuser.execute(UNMARK, [ENTRY_TIMES])
+        superuser.execute(f"update pg_index set indisvalid = false where indexrelid in (select indexrelid {validity})")
+        assert migrate(bank.owner_url) == [ENTRY_TIMES]
+        assert superuser.execute(f"select indisvalid {validity}").fetchall() == [{"indisvalid": True}]
+    assert catalog(bank.owner_url) == before
+    assert post(bank.owner_url) == 100
+
+
+def test_the_bank_posts_while_an_index_waits_for_an_old_transaction(bank: Bank) -> None:
+    with (
+        bank.connect() as app,
+        bank.connect(autocommit=False) as old,
+        bank.connect("postgres") as observer,
+        ThreadPoolExecutor(1) as executor,
+    ):
+        for _ in range(3):
+            app.execute("select bank.open_account('Ada', 'EUR', 1000)")
+        observer.execute(UNMARK, [ENTRY_TIMES])
+        old.execute("select bank.transfer(2, 3, 1)")
+        migrating = executor.submit(migrate, bank.owner_url)
+        deadline = time.monotonic() + 10
+        waiting: list[dict[str, Any]] = []
+        while not waiting and not migrating.done() and time.monotonic() < deadline:
+            waiting = observer.execute(
+                "select query from pg_stat_activity where %s = any(pg_blocking_pids(pid))", [old.info.backend_pid]
+            ).fetchall()
+            time.sleep(0.005)
+        assert "index concurrently" in waiting[0]["query"]
+        posted = app.execute("select transaction_status from bank.transfer(4, 1, 1)").fetchall()
+        assert posted == [{"transaction_status": "success"}]
+        old.commit()
+        assert migrating.result(20) == [ENTRY_TIMES]
+
+
 def test_a_role_that_owns_the_database_and_may_create_roles_installs_without_being_superuser(
     server_without_roles: EmbeddedPostgres, first_database: NewDatabase
 ) -> None:

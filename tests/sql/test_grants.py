@@ -30,7 +30,7 @@ WRITES = {"open_account", "open_accounts", "credit", "debit", "transfer", "post"
 WRITES |= {"post_legs", "authorise", "capture", "void", "end_expired_holds", "reverse", "exchange", "sweep"}
 WRITES |= {"transfer_to_ledger", "explain_transfer", "freeze_account", "unfreeze_account", "close_account"}
 WRITES |= {"reopen_account", "set_limit"}
-WRITES |= {"require_success", "authenticate", "health"}
+WRITES |= {"require_success", "authenticate", "health", "has_entries_from_the_future"}
 
 # Grantee 0 is PUBLIC. A null list of rights stands for the defaults, which let PUBLIC execute functions.
 RIGHTS = """

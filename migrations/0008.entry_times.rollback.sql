@@ -1,0 +1,4 @@
+-- transactional: false
+set role bank_owner;
+
+drop index concurrently if exists bank.entry_created_at;
