@@ -13,6 +13,7 @@ import psycopg
 
 from service import keys
 from service.config import Settings
+from service.correct_times import clock_fault, correct_times
 from service.embedded import EmbeddedPostgresError
 from service.http_service import HttpServiceError, base_url, is_ready
 from service.import_command import Target, import_file
@@ -140,6 +141,28 @@ def verify(settings: Settings, ledger_id: int | None) -> None:
         more = f", the first {VIOLATIONS_SHOWN} shown" if len(violations) > VIOLATIONS_SHOWN else ""
         raise click.ClickException(f"violations: {len(violations):,}{more}")
     click.echo("No violations.")
+
+
+@main.command("correct-times", epilog="Example: pgteller correct-times --dry-run")
+@click.option("--dry-run", is_flag=True, help="Say how much there is to correct, and change nothing.")
+@click.pass_obj
+def correct_times_command(settings: Settings, *, dry_run: bool) -> None:
+    """Mend what a clock that leapt ahead left behind: times from the future.
+
+    Set the clock right first. Transactions and entries get a time between those around them; amounts, balances
+    and versions stay. The bank may run meanwhile, and running it again does no harm. Connects as migrate does.
+    """
+    with database_url(settings, as_owner=True) as url, connect(url) as owner:
+        fault = clock_fault(owner, datetime.now(UTC))
+        if fault is not None:
+            raise click.ClickException(fault)
+        corrected = correct_times(owner, dry_run=dry_run)
+    if not corrected:
+        click.echo("No times from the future.")
+        return
+    click.echo("To be corrected:" if dry_run else "Corrected:")
+    for name in ("accounts", "entries", "transactions"):
+        click.echo(f"  {name:12} {getattr(corrected, name):,}")
 
 
 # ---- import ------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ The service has its own way, service/db.py, with a pool and retries.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -52,6 +53,18 @@ def call(connection: OwnerConnection, function: str, **arguments: object) -> lis
         sql.SQL(", ").join(sql.SQL("{} => %s").format(sql.Identifier(name)) for name in arguments),
     )
     return connection.execute(query, list(arguments.values())).fetchall()
+
+
+def clock_of(connection: OwnerConnection) -> datetime:
+    """Return what time it is to the server."""
+    [row] = connection.execute("select clock_timestamp() as at").fetchall()
+    at: datetime = row["at"]
+    return at
+
+
+def rebuild_index(connection: OwnerConnection, index: str) -> None:
+    """Build an index of schema bank anew, while everybody reads and writes its table."""
+    connection.execute(sql.SQL("reindex index concurrently bank.{}").format(sql.Identifier(index)))
 
 
 def installation_fault(database_url: str) -> str | None:

@@ -18,6 +18,7 @@ COMMANDS = [
     ("migrate",),
     ("status",),
     ("verify",),
+    ("correct-times",),
     ("import",),
     ("keys",),
     ("keys", "create"),
@@ -79,7 +80,7 @@ def test_migrate_brings_an_empty_database_up_and_does_nothing_more_the_second_ti
             connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(dbname)))
 
 
-@pytest.mark.parametrize("command", ["status", "verify", "migrate", "serve"])
+@pytest.mark.parametrize("command", ["status", "verify", "migrate", "serve", "correct-times"])
 def test_an_unreachable_database_is_one_line_on_stderr_without_its_password(run: Run, command: str) -> None:
     url = "postgresql://somebody:secret@127.0.0.1:1/bank"
     shown = run(command, DATABASE_URL=url, DATABASE_OWNER_URL=url, PORT="0")
