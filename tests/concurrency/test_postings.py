@@ -124,6 +124,19 @@ def test_time_never_runs_back_along_an_account_although_the_waiter_began_first(
     assert violations(app) == []
 
 
+def test_time_never_runs_back_along_an_account_although_the_clock_does(app: Connection, owner: Connection) -> None:
+    owner.execute("update bank.account set last_entry_at = '2999-01-01 00:00+00' where account_id = 3")
+    assert posting(app, "transfer(2, 3, 1)")["created_at"].year < 2999
+    assert posting(app, "transfer(3, 4, 1)")["created_at"].year < 2999
+    # It stays with the account.
+    last_years = {
+        account_id: posting(app, f"statement({account_id}, page_size => 1)")["created_at"].year
+        for account_id in (2, 3, 4)
+    }
+    assert last_years[3] == 2999
+    assert last_years[2] == last_years[4] < 2999
+
+
 @pytest.mark.parametrize("isolation", FIXED_SNAPSHOT_LEVELS)
 def test_a_waiter_whose_snapshot_is_older_than_what_it_waited_for_is_told_to_retry(
     sessions: Sessions, app: Connection
