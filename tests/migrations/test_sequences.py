@@ -11,6 +11,13 @@ from tests.helpers import Row, call, open_account, violations
 
 __all__ = ["sessions"]
 
+
+@pytest.fixture
+def isolation() -> str:
+    """Sequences know no isolation."""
+    return "read committed"
+
+
 SEQUENCES = {
     "bank.transaction_id_seq": "select bank.transfer(2, 3, 1)",
     "bank.account_account_id_seq": "select bank.open_account('Eve', 'EUR')",
