@@ -80,7 +80,7 @@ class Sessions:
 
     def __init__(self, bank: Bank, isolation: str) -> None:
         self._bank = bank
-        self.isolation = isolation
+        self._isolation = isolation
         self._executor = ThreadPoolExecutor()
         self._observer = bank.connect("postgres")
         self._connections = [self._observer]
@@ -91,7 +91,7 @@ class Sessions:
         connection = self._bank.connect(role)
         self._connections.append(connection)
         connection.execute(f"set statement_timeout = '{DEADLINE_SECONDS}s'".encode())
-        connection.execute(f"set default_transaction_isolation = '{self.isolation}'".encode())
+        connection.execute(f"set default_transaction_isolation = '{self._isolation}'".encode())
         connection.autocommit = autocommit
         return connection
 
