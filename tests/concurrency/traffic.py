@@ -109,6 +109,8 @@ PLACES = [
 ]
 OFTEN_EMPTY = 10
 """The account that is swept, closed and opened again."""
+STRIPED = (4, 5)
+"""Accounts between which two postings have no row in common."""
 
 
 @dataclass
@@ -120,6 +122,7 @@ class World:
     places: dict[int, Place] = field(default_factory=dict)
     holds: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=100))
     transactions: deque[tuple[int, int, int]] = field(default_factory=lambda: deque(maxlen=200))
+    striped: deque[tuple[int, int, int]] = field(default_factory=lambda: deque(maxlen=2))
     keyed: deque[tuple[str, Arguments]] = field(default_factory=lambda: deque(maxlen=100))
     not_open: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=8))
     opened: int = 0
@@ -230,6 +233,8 @@ class Session:
                 self.world.holds.append((ledger, row["transaction_id"]))
             elif row["transaction_type"] not in ("void", "reversal", "cross_ledger"):
                 self.world.transactions.append((ledger, row["transaction_id"], row["amount_minor"]))
+                if row["debit_version"] is row["credit_version"] is None and row["transaction_type"] == "transfer":
+                    self.world.striped.append(self.world.transactions[-1])
 
     def ledger(self) -> int:
         return self.draw.choices((MAIN, BRANCH), (4, 1))[0]
@@ -270,7 +275,11 @@ class Session:
 
     def transfer(self) -> None:
         ledger = self.ledger()
-        self.post("transfer", ledger, **self.sides(ledger), amount_minor=self.amount())
+        sides = self.sides(ledger)
+        if ledger == MAIN and self.draw.random() < 0.1:
+            accounts = self.world.accounts[MAIN]
+            sides = {"debit_account_id": accounts[STRIPED[0]], "credit_account_id": accounts[STRIPED[1]]}
+        self.post("transfer", ledger, **sides, amount_minor=self.amount())
 
     def batch(self) -> None:
         ledger = self.ledger()
@@ -350,7 +359,8 @@ class Session:
         self.post("void", ledger, hold_id=hold_id)
 
     def reverse(self) -> None:
-        ledger, transaction_id, whole = self.one_of(self.world.transactions) or (MAIN, 10**15, 1)
+        pool = self.world.striped if self.draw.random() < 0.3 else self.world.transactions
+        ledger, transaction_id, whole = self.one_of(pool) or (MAIN, 10**15, 1)
         amount = self.draw.choice((None, None, self.draw.randint(1, whole)))
         force = self.draw.random() < 0.4
         self.post("reverse", ledger, transaction_id=transaction_id, amount_minor=amount, force=force)
