@@ -47,10 +47,11 @@ declare
     last_entry_times timestamptz[];
     limiteds boolean[];
     stripe bank._postable;
+    latest_entry_at timestamptz;
     posted_at timestamptz;
     -- Limits of the accounts: the place of an account has a slot for each kind, null where there is no such limit.
-    limit_kinds constant bank.limit_kind[] := enum_range(null::bank.limit_kind);
-    kind_count constant integer := cardinality(limit_kinds);
+    limit_kinds bank.limit_kind[];
+    kind_count integer;
     account_limit bank.account_limit;
     limit_amounts bigint[];
     limit_counts bigint[];
@@ -154,11 +155,12 @@ begin
             array_agg(a.version),
             array_agg(a.last_entry_at),
             array_agg(a.limited),
+            max(a.last_entry_at),
             coalesce(bool_or(a.limited), false),
             coalesce(bool_or(a.held_minor > 0), false)
         into
             account_ids, statuses, currencies, balances, helds, overdraft_limits, versions, last_entry_times, limiteds,
-            any_limited, any_held
+            latest_entry_at, any_limited, any_held
         from (
             select
                 x.account_id, x.account_status, x.currency, x.balance_minor, x.held_minor, x.overdraft_limit_minor,
@@ -198,6 +200,7 @@ begin
                     overdraft_limits := overdraft_limits || stripe.overdraft_limit_minor;
                     versions := versions || stripe.version;
                     last_entry_times := last_entry_times || stripe.last_entry_at;
+                    latest_entry_at := greatest(latest_entry_at, stripe.last_entry_at);
                     limiteds := limiteds || stripe.limited;
                     positions[i] := cardinality(account_ids);
                 end if;
@@ -205,9 +208,11 @@ begin
         end loop;
         versions_before := versions;
         posted_at := clock_timestamp();
-        any_ahead := exists (select from unnest(last_entry_times) as t (last_entry_at) where t.last_entry_at > posted_at);
+        any_ahead := coalesce(latest_entry_at > posted_at, false);
 
         if any_limited then
+            limit_kinds := enum_range(null::bank.limit_kind);
+            kind_count := cardinality(limit_kinds);
             limit_amounts := array_fill(null::bigint, array[kind_count * cardinality(account_ids)]);
             limit_counts := limit_amounts;
             used_counts := limit_amounts;
@@ -254,8 +259,8 @@ begin
         credit_balances := nulls;
         debit_versions := nulls;
         credit_versions := nulls;
-        debit_times := array_fill(null::timestamptz, array[item_count]);
-        credit_times := debit_times;
+        debit_times := null;
+        credit_times := null;
         failure_codes := array_fill(null::text, array[item_count]);
         item_currencies := failure_codes;
         failure_details := array_fill(null::jsonb, array[item_count]);

@@ -1,4 +1,6 @@
 -- The first fault in the texts of a posting, as the facts of invalid_argument, or null.
+-- Inlined into every posting, where each function called costs: a short text that begins with a printable character of
+-- ASCII is neither blank nor too long, and nearly every one is such. For all others bank._posting_fault_facts is asked.
 create or replace function bank._posting_fault(
     idempotency_key text,
     description text,
@@ -7,14 +9,10 @@ create or replace function bank._posting_fault(
 ) returns jsonb
 language sql stable parallel safe as $$
     select case
-        when coalesce(idempotency_key, description, external_id) is null and metadata = '{}' then null
-        when bank._text_fault(idempotency_key, 255) is not null
-            then jsonb_build_object('field', 'idempotency_key', 'reason', bank._text_fault(idempotency_key, 255))
-        when bank._text_fault(description, 500) is not null
-            then jsonb_build_object('field', 'description', 'reason', bank._text_fault(description, 500))
-        when bank._text_fault(external_id, 255) is not null
-            then jsonb_build_object('field', 'external_id', 'reason', bank._text_fault(external_id, 255))
-        when bank._metadata_fault(metadata) is not null
-            then jsonb_build_object('field', 'metadata', 'reason', bank._metadata_fault(metadata))
+        when (idempotency_key is null or octet_length(idempotency_key) <= 255 and ascii(idempotency_key) between 33 and 126)
+            and (description is null or octet_length(description) <= 500 and ascii(description) between 33 and 126)
+            and (external_id is null or octet_length(external_id) <= 255 and ascii(external_id) between 33 and 126)
+            and (metadata is null or metadata = '{}') then null
+        else bank._posting_fault_facts(idempotency_key, description, external_id, metadata)
     end
 $$;
