@@ -8,7 +8,8 @@ set local role bank_owner;
 -- in the other ledger. Null for a credit, debit, transfer, exchange or void, whose columns say all, and for what was
 -- recorded before this migration, of which only the columns are compared.
 -- reversed_minor: written by every reversal, so that a second one that waited for the first, or has an older snapshot,
--- meets a changed row: a row that was only locked looks unchanged under REPEATABLE READ.
+-- meets a changed row: a row that was only locked looks unchanged under REPEATABLE READ. bank._fill_in_reversals fills
+-- it in once the functions that write it are there.
 alter table bank.transaction
 add column request jsonb,
 add column reversed_minor bigint;
@@ -18,19 +19,6 @@ comment on column bank.transaction.reversed_minor is
 
 -- Transactions below this id may have been recorded without their request.
 alter table bank.installation add column requests_recorded_from bigint;
-
-update bank.transaction as t
-set reversed_minor = case when t.legs is null then r.reversed_minor else t.amount_minor end
-from (
-    select
-        x.ledger_id,
-        x.original_transaction_id,
-        sum(x.amount_minor) as reversed_minor
-    from bank.transaction as x
-    where x.transaction_type = 'reversal' and x.transaction_status = 'success'
-    group by x.ledger_id, x.original_transaction_id
-) as r
-where t.ledger_id = r.ledger_id and t.transaction_id = r.original_transaction_id;
 
 -- Later years cannot be read by every client; Python's last one is 9999.
 update bank.hold

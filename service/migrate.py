@@ -94,10 +94,36 @@ def load_sql(connection: Any) -> None:
 
 def _load(cursor: Any, path: Path) -> None:
     try:
-        cursor.execute(path.read_text(encoding="utf-8"))
+        if path.parent.name in ("ids", "internal", "api", "admin"):
+            _define(cursor, *path.read_text(encoding="utf-8").partition("\ncomment on function"), name=path.stem)
+        else:
+            cursor.execute(path.read_text(encoding="utf-8"))
     except psycopg.Error as error:
         error.add_note(f"while loading {path}")
         raise
+
+
+def _define(cursor: Any, definition: str, *comment: str, name: str) -> None:
+    """Create or replace a function. Whatever else has its name is of an earlier version, and goes.
+
+    Replaced it keeps its identity, and callers notice nothing. But with other parameters it is another function to
+    PostgreSQL, beside the earlier one; and a parameter cannot be renamed, nor what is returned be changed.
+    """
+    namesakes = f"{_FUNCTIONS} and p.proname = %s"
+    before = set(cursor.execute(namesakes, [name]).fetchall())
+    cursor.execute("savepoint definition")
+    try:
+        cursor.execute(definition)
+    except psycopg.errors.InvalidFunctionDefinition:
+        cursor.execute("rollback to savepoint definition")
+        for function, _ in before:
+            cursor.execute(f"drop function {function}")
+        cursor.execute(definition)
+    cursor.execute("release savepoint definition")
+    for function, _ in before & set(cursor.execute(namesakes, [name]).fetchall()):
+        cursor.execute(f"drop function {function}")
+    if any(comment):
+        cursor.execute("".join(comment))
 
 
 def _yoyo_url(database_url: str, server_version: int) -> str:

@@ -4,7 +4,7 @@
 -- them.
 -- conditions: what must hold, as [{"account_id": 2, "balance_at_least_minor": 0, "balance_at_most_minor": 500,
 -- "version": 7}]: bounds of the posted balance after the transaction, and the account's version before it, each
--- optional. A striped account has none: one stripe knows neither.
+-- optional, 1,000 at most. A striped account has none: one stripe knows neither.
 -- idempotency_key: a retry with the same key and the same arguments returns the first outcome with replayed true.
 -- description, external_id and metadata are yours.
 -- Returns the recorded transaction with its legs; debit_account_id and credit_account_id are of the first leg of either

@@ -8,7 +8,7 @@ begin
     if posting.transaction_status = 'failure' then
         perform bank._raise('posting_rejected', jsonb_build_object(
             'field', 'posting', 'reason', posting.failure_code, 'failure_code', posting.failure_code
-        ) || posting.failure_detail);
+        ) || coalesce(posting.failure_detail, '{}'));
     end if;
     return posting;
 end

@@ -1,10 +1,10 @@
 -- Takes a transaction back, in full or in part (a refund): the money goes from where it went to where it came from.
 -- Never more than is left of it after earlier reversals, also when two race: each writes into the original what it has
--- taken back. An exchange or a compound transaction is
--- reversed as a whole.
+-- taken back. An exchange or a compound transaction is reversed as a whole.
 -- transaction_id: what is taken back. amount_minor: minor units; null: all that is left. force: when the account that
 -- the money went to has not enough, let it overdraw: its overdraft limit is raised to what is needed, which is a
--- change of the account like any other (bank.account_changes), by changed_by; null: the database's user.
+-- change of the account like any other (bank.account_changes), by changed_by; null: the database's user. A retry is
+-- not compared in changed_by.
 -- idempotency_key: a retry with the same key and the same arguments returns the first outcome with replayed true.
 -- description, external_id and metadata are yours.
 -- Returns the recorded transaction; a rejection is a row with transaction_status failure and a failure_code.
@@ -28,7 +28,7 @@ create or replace function bank.reverse(
 language plpgsql security definer set search_path = bank, pg_temp as $$
 declare
     original bank.posting;
-    reversed_minor bigint;
+    reversed_before_minor bigint;
     left_minor bigint;
     asked_minor bigint;
     request jsonb;
@@ -40,8 +40,7 @@ declare
     forced boolean;
     posted bank.posting;
 begin
-    select coalesce(t.reversed_minor, 0) into reversed_minor
-    from bank.transaction as t
+    perform from bank.transaction as t
     where t.ledger_id = reverse.ledger_id and t.transaction_id = reverse.transaction_id
     for no key update;
     original := bank.get_transaction(transaction_id, ledger_id);
@@ -55,13 +54,25 @@ begin
         ));
     end if;
     asked_minor := case when amount_minor is not null then bank._amount(amount_minor) end;
-    left_minor := original.amount_minor - reversed_minor;
+    -- Legs are taken back together, so one reversal leaves nothing.
+    select
+        case
+            when original.legs is null then coalesce(sum(t.amount_minor), 0)
+            when count(*) > 0 then original.amount_minor
+            else 0
+        end
+    into reversed_before_minor
+    from bank.transaction as t
+    where t.ledger_id = reverse.ledger_id
+        and t.original_transaction_id = reverse.transaction_id
+        and t.transaction_type = 'reversal'
+        and t.transaction_status = 'success';
+    left_minor := original.amount_minor - reversed_before_minor;
     amount_minor := coalesce(asked_minor, nullif(left_minor, 0), original.amount_minor);
     fault := bank._change_fault(null, changed_by);
     if fault is not null then
         perform bank._raise('invalid_argument', fault);
     end if;
-    -- Legs are taken back together.
     if amount_minor > left_minor or original.legs is not null and amount_minor <> original.amount_minor then
         prior_code := 'reversal_exceeds_original';
     end if;
@@ -108,7 +119,7 @@ begin
             end if;
             if posted.failure_code is null and not posted.replayed then
                 update bank.transaction as t
-                set reversed_minor = coalesce(t.reversed_minor, 0) + reverse.amount_minor
+                set reversed_minor = reversed_before_minor + reverse.amount_minor
                 where t.ledger_id = reverse.ledger_id and t.transaction_id = reverse.transaction_id;
             end if;
             if not forced or posted.failure_code is null and not posted.replayed then

@@ -20,6 +20,7 @@ begin
         retry = excluded.retry;
 
     perform bank._mend_sequences();
+    perform bank._fill_in_reversals();
 
     -- From the first install on that records requests, these functions have been the only ones that post.
     insert into bank.installation (only_row, migration_id, sql_digest, installed_at, requests_recorded_from)

@@ -76,14 +76,14 @@ begin
     )
 
     select
-        array_agg(jsonb_build_object(
+        array_agg(case when item.fault is null then jsonb_build_object(
             'holder_name', item.holder_name,
             'currency', item.currency,
             'overdraft_limit_minor', item.overdraft_limit_minor,
             'external_id', item.external_id,
             'metadata', coalesce(item.metadata, '{}'),
             'account_type', item.account_type
-        ) order by item.n),
+        ) end order by item.n),
         array_agg(case
             when item.fault is not null then 'invalid_argument'
             when item.currency_unknown then 'unknown_currency'

@@ -333,13 +333,13 @@ begin
                 credit_balance := balances[c];
                 failure_code := bank._rejection(
                     debit_account_ids[i] = credit_account_ids[i], statuses[d], statuses[c], currencies[d], currencies[c],
-                    debit_balance - helds[d], overdraft_limits[d], credit_balance, amount
+                    debit_balance - helds[d], debit_balance - helds[d] + overdraft_limits[d], credit_balance, amount
                 );
                 if failure_code is not null then
                     failure_details[i] := bank._rejection_facts(
                         failure_code, debit_account_ids[i], credit_account_ids[i],
                         statuses[d], currencies[d], currencies[c],
-                        debit_balance - helds[d], overdraft_limits[d], amount
+                        debit_balance - helds[d], debit_balance - helds[d] + overdraft_limits[d], credit_balance, amount
                     );
                 elsif any_limited and (limiteds[d] or limiteds[c]) then
                     for k in 1 .. kind_count loop
@@ -517,6 +517,8 @@ begin
                 where used.count <> used.count_before
             ) as changed
             where l.ledger_id = _post.ledger_id
+                -- Named once more, so that the index is used also before the table was ever analysed.
+                and l.account_id = any(account_ids)
                 and l.account_id = changed.account_id
                 and l.limit_kind = changed.limit_kind;
         end if;

@@ -36,6 +36,7 @@ declare
     distinct_ids bigint[];
     locked bank._postable[];
     account bank._postable;
+    row_ids bigint[]; -- of the accounts, or their stripes
     places integer[]; -- of each leg's account in distinct_ids
     nets bigint[];
     credits bigint[];
@@ -80,6 +81,7 @@ begin
             account.held_minor := bank._end_expired_holds(account.account_id, ledger_id);
             locked[i] := account;
         end if;
+        row_ids[i] := account.account_id;
         nets[i] := 0;
         credits[i] := 0;
         balances[i] := account.balance_minor;
@@ -255,10 +257,7 @@ begin
         set balance_minor = changed.balance,
             version = changed.version,
             last_entry_at = greatest(posted_at, a.last_entry_at)
-        from (
-            select (locked[i]).account_id as id, balances[i] as balance, versions[i] as version
-            from generate_subscripts(balances, 1) as i
-        ) as changed
+        from unnest(row_ids, balances, versions) as changed (id, balance, version)
         where a.ledger_id = _post_legs.ledger_id and a.account_id = changed.id;
 
         perform bank._use_limits((locked[i]).account_id, -nets[i], 1, posted_at, ledger_id)

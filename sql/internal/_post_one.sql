@@ -118,7 +118,8 @@ begin
             debit_account_id = credit_account_id,
             debit_account.account_status, credit_account.account_status,
             debit_account.currency, credit_account.currency,
-            debit_account.balance_minor - debit_account.held_minor, debit_account.overdraft_limit_minor,
+            debit_account.balance_minor - debit_account.held_minor,
+            debit_account.balance_minor - debit_account.held_minor + debit_account.overdraft_limit_minor,
             credit_account.balance_minor, amount
         );
         if failure_code is null and (debit_account.limited or credit_account.limited) then
@@ -145,7 +146,9 @@ begin
         failure_detail := bank._rejection_facts(
             failure_code, debit_account_id, credit_account_id,
             debit_account.account_status, debit_account.currency, credit_account.currency,
-            debit_account.balance_minor - debit_account.held_minor, debit_account.overdraft_limit_minor, amount
+            debit_account.balance_minor - debit_account.held_minor,
+            debit_account.balance_minor - debit_account.held_minor + debit_account.overdraft_limit_minor,
+            credit_account.balance_minor, amount
         );
     end if;
 

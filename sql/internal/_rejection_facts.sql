@@ -6,8 +6,9 @@ create or replace function bank._rejection_facts(
     debit_status bank.account_status,
     debit_currency text,
     credit_currency text,
-    debit_unheld_minor bigint,
-    overdraft_limit_minor bigint,
+    debit_balance_minor bigint,
+    debit_available_minor bigint,
+    credit_balance_minor bigint,
     amount_minor bigint
 ) returns jsonb
 language sql stable parallel safe as $$
@@ -24,11 +25,11 @@ language sql stable parallel safe as $$
         )
         when 'insufficient_funds' then jsonb_build_object(
             'account_id', debit_account_id,
-            'needed_minor', amount_minor, 'available_minor', debit_unheld_minor + overdraft_limit_minor
+            'needed_minor', amount_minor, 'available_minor', debit_available_minor
         )
         when 'balance_overflow' then jsonb_build_object(
             'account_id', case
-                when debit_unheld_minor - amount_minor < -9007199254740991 then debit_account_id
+                when debit_balance_minor - amount_minor < -9007199254740991 then debit_account_id
                 else credit_account_id
             end,
             'amount_minor', amount_minor
