@@ -16,7 +16,7 @@ def requests_and_reversals(owner: Connection) -> dict[int, tuple[Any, Any]]:
 def test_requests_and_reversals_are_filled_in_from_what_was_recorded(bank: Bank) -> None:
     with bank.connect() as app, bank.connect("bank_owner") as owner:
         branch = call(owner, "create_ledger", "Branch")["ledger_id"]
-        ada, bob = open_account(app, 1000), open_account(app)
+        ada, bob, yen = open_account(app, 1000), open_account(app), open_account(app, currency="JPY")
         zoe = open_account(app, ledger_id=branch)
         part, whole, kept = (call(app, "transfer", ada, bob, 50)["transaction_id"] for _ in range(3))
         legs = call(app, "post_legs", [ada, bob], [-20, 20], idempotency_key="legs")["transaction_id"]
@@ -24,28 +24,36 @@ def test_requests_and_reversals_are_filled_in_from_what_was_recorded(bank: Bank)
         call(app, "reverse", part, 10)
         call(app, "reverse", whole, idempotency_key="whole")
         call(app, "reverse", legs)
+        assert call(app, "reverse", kept, 51)["failure_code"] == "reversal_exceeds_original"
+        exchanged = call(app, "exchange", ada, yen, 20, 163)["transaction_id"]
+        assert call(app, "reverse", exchanged)["amount_minor"] != 20  # yens, of which the original says nothing
         hold = authorise(
             app, ada, 100, bob, tolerance_minor=5, expires_at="2100-01-01T00:00:00Z", idempotency_key="hold"
         )
-        plain = authorise(app, ada, 100, bob)
+        plain, late = (authorise(app, ada, 100, bob) for _ in range(2))
         rejected = call(app, "authorise", ada, 10**6, tolerance_minor=5, idempotency_key="rejected")["transaction_id"]
         captured = call(app, "capture", hold, final=True, idempotency_key="captured")["transaction_id"]
         swept = call(app, "sweep", ada, bob, 7, "swept")["transaction_id"]
         sent = call(app, "transfer_to_ledger", ada, branch, zoe, 5, "sent")["transaction_id"]
         failed = call(app, "transfer_to_ledger", ada, branch, zoe, 10**6, "failed")["transaction_id"]
         before = requests_and_reversals(owner)
-        owner.execute("update bank.hold set expires_at = '10000-01-01 00:00:00+00' where hold_id = %s", [plain])
+        for number, year in ((plain, 9999), (late, 10000)):
+            owner.execute(
+                f"update bank.hold set expires_at = '{year}-01-01 00:00:00+00' where hold_id = {number}".encode()
+            )
     roll_back_to_before(bank.owner_url, "0006.requests")
     migrate(bank.owner_url)
 
     with bank.connect() as app, bank.connect("bank_owner") as owner:
         after = requests_and_reversals(owner)
-        before[plain][0]["expires_at"] = "9998-12-31T00:00:00"  # later ones are brought forward
-        known = {part, whole, kept, hold, plain, sent}
+        for number in (plain, late):  # later ones are brought forward
+            before[number][0]["expires_at"] = "9998-12-31T00:00:00"
+        known = {part, whole, kept, exchanged, hold, plain, late, sent}
         assert {number: after[number] for number in known} == {number: before[number] for number in known}
-        assert {number for number, (request, _) in after.items() if request} == {hold, plain, sent, failed}
+        assert {number for number, (request, _) in after.items() if request} == {hold, plain, late, sent, failed}
         assert (after[part][1], after[whole][1], after[legs][1], after[kept][1]) == (30, 50, 20, None)
-        assert call(app, "hold", plain)["expires_at"].year == 9998
+        assert after[exchanged][1] == 20
+        assert {call(app, "hold", number)["expires_at"].year for number in (plain, late)} == {9998}
         assert violations(app) == []
         # They replay as they did before.
         for again, first in (
@@ -74,6 +82,8 @@ def test_a_sweep_and_a_transfer_are_told_apart_from_the_upgrade_on(bank: Bank) -
     migrate(bank.owner_url)
     with bank.connect() as app:
         call(app, "transfer", ada, bob, 5, "new")
+    migrate(bank.owner_url)  # the next upgrade does not begin anew
+    with bank.connect() as app:
         assert call(app, "sweep", ada, bob, 5, "old")["replayed"]
         with raises("TLKEY", "idempotency_key_reused", "at_most_minor"):
             call(app, "sweep", ada, bob, 5, "new")
