@@ -160,3 +160,13 @@ def test_a_caller_whose_snapshot_is_too_old_is_told_to_retry_and_posts_nothing(
     caller.rollback()
     assert [balance_of(app, account_id) for account_id in (2, 3, 4, 5)] == before
     assert violations(app) == []
+
+
+@pytest.mark.parametrize("isolation", FIXED_SNAPSHOT_LEVELS)
+@pytest.mark.parametrize("call", ["transfer(2, 3, 1, 'k')", "post_transfers(array[2], array[3], array[1], array['k'])"])
+def test_a_key_that_a_fixed_snapshot_sees_is_replayed(sessions: Sessions, app: Connection, call: str) -> None:
+    posted = posting(app, "transfer(2, 3, 1, 'k')")
+    caller = sessions.idle(autocommit=False)
+    assert posting(caller, call) == {**posted, "replayed": True}
+    caller.commit()
+    assert violations(app) == []

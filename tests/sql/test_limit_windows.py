@@ -1,6 +1,8 @@
 """Windowed limits: days, weeks from Monday and months in UTC, and what changes of a limit do to what is used."""
 
 import datetime as dt
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -106,3 +108,37 @@ def test_a_limit_of_zero_lets_nothing_pass(app: Connection, ada: int) -> None:
     call(app, "set_limit", ada, "day", None, 0)
     assert spend(app, ada, 1) == "day_count_exceeded"
     assert violations(app) == []
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        ("transfer", lambda debit, credit, amount: (debit, credit, amount)),
+        ("post_transfers", lambda debit, credit, amount: ([debit], [credit], [amount])),
+        ("post_legs", lambda debit, credit, amount: ([debit, credit], [-amount, amount])),
+    ],
+    ids=["transfer", "post_transfers", "post_legs"],
+)
+@pytest.mark.parametrize("ahead", ["debit", "credit"])
+def test_a_window_is_that_of_the_clock_though_an_account_s_entries_are_ahead_of_it(
+    app: Connection,
+    owner: Connection,
+    ada: int,
+    *,
+    function: str,
+    arguments: Callable[..., tuple[Any, ...]],
+    ahead: str,
+) -> None:
+    """The past of the account is moved into the next day, which is what a clock that stepped back makes of it."""
+    bob = open_account(app)
+    call(app, "set_limit", ada, "day", 100)
+    assert spend(app, ada, 60) is None
+    used_today = limit_of(app, ada)["window_started_at"]
+    owner.execute(
+        "update bank.account set last_entry_at = clock_timestamp() + interval '1 day' where account_id = %s",
+        [ada if ahead == "debit" else bob],
+    )
+    assert call(app, function, *arguments(ada, bob, 41))["failure_code"] == "day_amount_exceeded"
+    assert call(app, function, *arguments(ada, bob, 40))["failure_code"] is None
+    row = limit_of(app, ada)
+    assert (row["used_minor"], row["used_count"], row["window_started_at"]) == (100, 2, used_today)
