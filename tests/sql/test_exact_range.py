@@ -54,6 +54,21 @@ def test_a_credit_passes_though_a_hold_has_taken_all_room(app: Connection) -> No
     assert violations(app) == []
 
 
+def test_a_credit_passes_though_more_is_held_than_there_is_room_for(app: Connection, owner: Connection) -> None:
+    """As earlier versions let it be."""
+    ada, shop = (open_account(app, overdraft_limit_minor=None) for _ in range(2))
+    call(app, "transfer", ada, shop, MAX - 10)
+    hold = authorise(app, ada, 10, shop)
+    for table, column in (("hold", "amount_minor"), ("transaction", "amount_minor"), ("account", "held_minor")):
+        key = "account_id" if table == "account" else f"{table}_id"
+        number = ada if table == "account" else hold
+        owner.execute(f"update bank.{table} set {column} = 20 where {key} = {number}".encode())
+    assert call(app, "transfer", ada, shop, 1)["failure_code"] == "balance_overflow"
+    assert call(app, "post_legs", [ada, shop], [5, -5])["failure_code"] is None
+    assert call(app, "transfer", shop, ada, 1)["failure_code"] is None
+    assert violations(app) == []
+
+
 @pytest.mark.parametrize("one_by_one", [True, False])
 def test_a_limit_of_counts_alone_never_overflows(app: Connection, *, one_by_one: bool) -> None:
     """1,030 debits of the highest amount are more than a bigint: what is used stops at the highest amount."""

@@ -235,6 +235,7 @@ def test_a_random_exchange_is_exact(bank: Bank) -> None:
         ("EUR", 2, "Euro again", "currency"),
         ("points", 0, "Points", "currency"),
         ("PT", 0, "Points", "currency"),
+        ("THIRTEENCHARS", 0, "Points", "currency"),
         (None, 0, "Points", "currency"),
         ("POINTS", -1, "Points", "exponent"),
         ("POINTS", 19, "Points", "exponent"),

@@ -452,6 +452,26 @@ def test_a_sequence_that_is_behind_is_said_to_be_for_a_book_account_too(app: Con
     assert facts["account_id"] == 2
 
 
+def test_a_sequence_that_is_behind_is_said_to_be_for_an_item_that_has_an_external_id_after_all(
+    app: Connection, owner: Connection
+) -> None:
+    """The item before it has the external id too, but another item's key, and opens nothing."""
+    open_account(app)
+    owner.execute("select setval('bank.account_account_id_seq', 12)")
+    existing = open_account(app)
+    before = (count(owner, "account"), count(owner, "opening"))
+    owner.execute("select setval('bank.account_account_id_seq', %s)", [existing - 3])
+    with raises("TLSEQ", "sequence_behind", "account_id") as facts:
+        open_many(
+            app,
+            {"holder_name": "Ada", "idempotency_key": "k"},
+            {"holder_name": "Bob", "idempotency_key": "k", "external_id": "x"},
+            {"holder_name": "Eve", "idempotency_key": "l", "external_id": "x"},
+        )
+    assert facts["account_id"] == existing
+    assert (count(owner, "account"), count(owner, "opening")) == before
+
+
 def test_a_taken_external_id_and_a_replay_go_before_a_sequence_that_is_behind(
     app: Connection, owner: Connection
 ) -> None:

@@ -91,6 +91,16 @@ def test_an_exchange_and_legs_are_taken_back_as_a_whole(app: Connection, ada: in
     assert violations(app) == []
 
 
+def test_an_exchange_that_is_taken_back_by_its_amount_is_retried_by_its_amount(app: Connection, ada: int) -> None:
+    """The reversal debits the other currency, and has another amount."""
+    yen = open_account(app, currency="JPY")
+    exchanged = call(app, "exchange", ada, yen, 333, "163.25")["transaction_id"]
+    reversal = call(app, "reverse", exchanged, 333, idempotency_key="back")
+    assert (reversal["failure_code"], reversal["amount_minor"]) == (None, 543)
+    assert call(app, "reverse", exchanged, 333, idempotency_key="back") == {**reversal, "replayed": True}
+    assert violations(app) == []
+
+
 def test_what_is_no_movement_of_this_ledger_s_own_is_not_reversible(
     app: Connection, owner: Connection, ada: int, shop: int, paid: int
 ) -> None:
