@@ -61,6 +61,18 @@ def test_a_batch_with_limits_is_equal_to_one_transfer_after_another(bank: Bank, 
         compare()
 
 
+def test_the_maximum_of_a_credited_account_stops_an_item_whatever_the_debited_one_has(app: Connection) -> None:
+    ada, bob = open_account(app, 1000), open_account(app, 100)
+    call(app, "set_limit", bob, "maximum_balance", 150)
+    for _ in range(2):
+        rows = call_all(app, "post_transfers", [ada, bob, ada], [bob, ada, bob], [51, 1, 51])
+        assert codes(rows) == ["balance_above_maximum", None, None]
+        assert rows[0]["failure_detail"] == {"account_id": bob, "limit_minor": 150}
+        call(app, "transfer", bob, ada, 50)
+        call(app, "set_limit", ada, "maximum_balance", 5000)
+    assert violations(app) == []
+
+
 def test_what_is_taken_back_with_its_group_is_not_used(app: Connection) -> None:
     ada, bob = open_account(app, 100), open_account(app)
     call(app, "set_limit", ada, "day", 1000, 3)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Connection
-from tests.helpers import Row, call, call_all, open_account, violations
+from tests.helpers import Row, call, call_all, codes, open_account, violations
 
 
 @pytest.fixture
@@ -64,6 +64,19 @@ def test_a_new_window_begins_with_nothing_used(app: Connection, owner: Connectio
     row = limit_of(app, ada)
     assert (row["used_minor"], row["used_count"], row["window_started_at"]) == (99, 1, started_at)
     assert [spend(app, ada, amount) for amount in (1, 1)] == [None, f"{kind}_amount_exceeded"]
+    assert violations(app) == []
+
+
+def test_a_new_window_begins_with_nothing_used_in_a_batch_too(app: Connection, owner: Connection, ada: int) -> None:
+    bob = open_account(app)
+    call(app, "set_limit", ada, "day", 100, 1)
+    assert spend(app, ada, 100) is None
+    started_at = limit_of(app, ada)["window_started_at"]
+    owner.execute("update bank.account_limit set window_started_at = window_started_at - interval '1 day'")
+    rows = call_all(app, "post_transfers", [ada, ada], [bob, bob], [99, 1])
+    assert codes(rows) == [None, "day_count_exceeded"]
+    row = limit_of(app, ada)
+    assert (row["used_minor"], row["used_count"], row["window_started_at"]) == (99, 1, started_at)
     assert violations(app) == []
 
 
