@@ -205,3 +205,15 @@ def test_a_batch_is_equal_to_each_of_its_groups_by_itself(bank: Bank, limited: b
             assert outcomes[0] == outcomes[1]
 
         compare()
+
+
+def test_a_replay_in_a_group_that_is_stopped_is_not_taken_back(app: Connection) -> None:
+    ada, bob = open_account(app, 100), open_account(app)
+    call(app, "transfer", ada, bob, 60, "key")
+    rows = app.execute(
+        "select * from bank.post_transfers(%s, %s, %s, %s, groups => array[1, 1, 2, 3])",
+        [[ada] * 4, [bob] * 4, [60, 1000, 41, 40], ["key", "more", "next", "last"]],
+    ).fetchall()
+    assert codes(rows) == ["batch_aborted", "insufficient_funds", "insufficient_funds", None]
+    assert balance_of(app, ada) == 0
+    assert violations(app) == []

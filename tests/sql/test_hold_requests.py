@@ -37,6 +37,17 @@ def test_a_retry_returns_the_first_outcome(app: Connection, ada: int, shop: int,
     assert violations(app) == []
 
 
+def test_a_hold_of_which_a_part_was_captured_is_given_up_once(app: Connection, ada: int, shop: int) -> None:
+    """What is left of it afterwards is not what the first call gave up."""
+    hold_id = authorise(app, ada, 400, shop)
+    call(app, "capture", hold_id, 150)
+    first = call(app, "void", hold_id, idempotency_key="key")
+    assert (first["failure_code"], first["amount_minor"]) == (None, 250)
+    assert call(app, "void", hold_id, idempotency_key="key") == {**first, "replayed": True}
+    assert balances_of(app, ada) == (850, 0, 850)
+    assert violations(app) == []
+
+
 def test_a_retry_of_a_part_that_was_followed_by_others_returns_the_first_outcome(
     app: Connection, owner: Connection, ada: int, shop: int
 ) -> None:

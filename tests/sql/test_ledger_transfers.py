@@ -85,6 +85,9 @@ def test_a_rejection_in_the_other_ledger_leaves_our_recorded_failure_alone(
     )  # fmt: skip
     call(app, "unfreeze_account", credit[0], ledger_id=credit[1])
     assert send(app, debit, credit, 100, idempotency_key="key") == {**rejected, "replayed": True}
+    other = open_account(app, ledger_id=credit[1]), credit[1]
+    with raises("TLKEY", "idempotency_key_reused", "credit_account_id"):
+        send(app, debit, other, 100, idempotency_key="key")
     assert violations(app) == []
 
 

@@ -73,6 +73,15 @@ def test_the_maximum_of_a_credited_account_stops_an_item_whatever_the_debited_on
     assert violations(app) == []
 
 
+def test_the_minimum_is_of_what_is_not_held_in_a_batch_too(app: Connection) -> None:
+    ada, bob = open_account(app, 1000), open_account(app)
+    call(app, "set_limit", ada, "minimum_balance", 300)
+    authorise(app, ada, 200, bob)
+    rows = call_all(app, "post_transfers", [ada, ada], [bob, bob], [501, 500])
+    assert codes(rows) == ["balance_below_minimum", None]
+    assert violations(app) == []
+
+
 def test_what_is_taken_back_with_its_group_is_not_used(app: Connection) -> None:
     ada, bob = open_account(app, 100), open_account(app)
     call(app, "set_limit", ada, "day", 1000, 3)

@@ -171,6 +171,18 @@ def test_a_refund_is_not_spending_but_keeps_to_the_limits_of_balances(app: Conne
     assert violations(app) == []
 
 
+def test_a_refund_of_legs_is_no_spending_either(app: Connection, ada: int, bob: int) -> None:
+    paid = call(app, "post_legs", [ada, bob], [-100, 100])["transaction_id"]
+    again = call(app, "post_legs", [ada, bob], [-100, 100])["transaction_id"]
+    limit(app, bob, "transaction", 99)
+    assert call(app, "reverse", paid)["failure_code"] is None
+    limit(app, bob, "transaction")
+    limit(app, bob, "day", 99, 0)
+    assert call(app, "reverse", again)["failure_code"] is None
+    assert used(app, bob) == (0, 0)
+    assert violations(app) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [

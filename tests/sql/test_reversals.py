@@ -47,6 +47,13 @@ def test_parts_are_taken_back_until_nothing_is_left(app: Connection, ada: int, p
     assert violations(app) == []
 
 
+def test_a_reversal_of_which_nothing_is_left_is_rejected_with_the_whole_amount(app: Connection, paid: int) -> None:
+    amount = call(app, "reverse", paid)["amount_minor"]
+    rejected = call(app, "reverse", paid)
+    assert (rejected["failure_code"], rejected["amount_minor"]) == ("reversal_exceeds_original", amount)
+    assert violations(app) == []
+
+
 def test_a_rejected_reversal_uses_nothing_of_the_original(app: Connection, ada: int, shop: int, paid: int) -> None:
     call(app, "transfer", shop, ada, 100)
     rejected = call(app, "reverse", paid)
