@@ -38,6 +38,21 @@ def test_a_debit_leaves_the_room_that_a_hold_reserved(app: Connection, way: Call
     assert violations(app) == []
 
 
+@pytest.mark.parametrize("way", [transfer, batch, legs])
+def test_a_credit_reaches_the_highest_balance_and_passes_it_by_nothing(
+    app: Connection, way: Callable[..., Row]
+) -> None:
+    ada, bob = (open_account(app, overdraft_limit_minor=None) for _ in range(2))
+    assert call(app, "credit", bob, 1)["failure_code"] is None
+    assert way(app, ada, bob, MAX)["failure_code"] == "balance_overflow"
+    assert call(app, "transfer", ada, bob, MAX - 1)["failure_code"] is None
+    rejected = way(app, ada, bob, 1)
+    assert (rejected["failure_code"], rejected["failure_detail"]) == (
+        "balance_overflow", {"account_id": bob, "amount_minor": 1}
+    )  # fmt: skip
+    assert violations(app) == []
+
+
 def test_a_capture_uses_the_room_that_its_own_hold_reserved(app: Connection) -> None:
     ada, shop = (open_account(app, overdraft_limit_minor=None) for _ in range(2))
     hold = authorise(app, ada, MAX, shop)
