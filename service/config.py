@@ -13,7 +13,7 @@ class Settings:
     database_url: str | None = None
     """Where the service connects; without it an embedded PostgreSQL is run."""
     database_owner_url: str | None = None
-    """Where migrations and key management connect; database_url when unset."""
+    """Where migrations, `correct-times` and key management connect; database_url when unset."""
     app_password: str | None = None
     """`pgteller migrate` lets bank_app log in with this password; when unset, it leaves that role's login alone."""
     home: Path = Path.home() / ".local/share/pgteller"

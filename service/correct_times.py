@@ -39,7 +39,7 @@ def clock_fault(owner: OwnerConnection, now: datetime) -> str | None:
     if abs(server_now - now) <= CLOCK_DIFFERENCE_MAX:
         return None
     here, there = (f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}" for at in (now, server_now))
-    return f"it is {there} to the server and {here} here (UTC): set the clock right that is wrong"
+    return f"the server's clock says {there}, this machine's {here} (UTC): set the wrong one right, then run this again"
 
 
 def correct_times(owner: OwnerConnection, *, dry_run: bool = False, entries_max: int = ENTRIES_MAX) -> Corrected:

@@ -43,7 +43,7 @@ class LocalBank:
 
     @property
     def owner_url(self) -> str:
-        """Where migrations and key management connect: as the superuser."""
+        """Where migrations, `correct-times` and key management connect: as the superuser."""
         return self.server.conninfo(DATABASE)
 
     @property

@@ -269,8 +269,9 @@ def keys_of_items(key: str, own_keys: list[str | None], field: str) -> list[str]
     retries of each other. An empty key is a key, and the database refuses it.
     """
     keys = [f"{key}:{number}" if own is None else own for number, own in enumerate(own_keys, 1)]
-    numbered = {each for each, own in zip(keys, own_keys, strict=True) if own is None}
-    for number, own in enumerate(own_keys):
+    numbered = {keys[index]: index + 1 for index, own in enumerate(own_keys) if own is None}
+    for index, own in enumerate(own_keys):
         if own in numbered:
-            raise invalid(f"{field}[{number}].idempotency_key", "is what an item without a key of its own has")
+            reason = f"is also the key that item {numbered[own]} gets for having none"
+            raise invalid(f"{field}[{index}].idempotency_key", reason)
     return keys

@@ -1,5 +1,5 @@
--- Gives what is from the future about an account a time that can be true: its entries, the last time of its rows, when
--- it was opened, its changes, the windows of its limits, when its holds ended. Nothing else is changed: no amount,
+-- Corrects the times of an account that lie in the future: of its entries, the last time of its rows, when it was
+-- opened, its changes, the windows of its limits, when its holds ended. Nothing else is changed: no amount,
 -- balance or version. `pgteller correct-times` calls it for each account that bank.wrong_times lists, after
 -- bank.correct_transaction_times has done its part. A time is from the future when it is later than the clock by more
 -- than bank._clock_tolerance(); what is not keeps its time.
@@ -267,4 +267,4 @@ begin
 end
 $$;
 
-comment on function bank.correct_times is 'Gives what is from the future about an account a time that can be true';
+comment on function bank.correct_times is 'Corrects the times of an account that lie in the future';

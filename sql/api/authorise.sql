@@ -9,7 +9,7 @@
 -- Returns the recorded transaction; a rejection is a row with transaction_status failure and a failure_code.
 -- Locks: both accounts, in ascending account_id, until the caller's transaction ends.
 -- Errors raised, in this order: invalid_argument (tolerance_minor, expires_at), invalid_amount, invalid_argument (the
--- texts), account_not_found, account_striped, idempotency_key_reused.
+-- texts), account_not_found, account_striped, idempotency_key_reused, sequence_behind.
 -- Rejections recorded, in this order: same_account, account_closed, account_frozen, currency_mismatch,
 -- insufficient_funds, balance_overflow, and the limits of the accounts: balance_below_minimum, balance_above_maximum,
 -- transaction_limit_exceeded, then amount and count of day, week and month (day_amount_exceeded, ...).

@@ -10,7 +10,8 @@
 -- Returns the recorded transaction; a rejection is a row with transaction_status failure and a failure_code, and leaves
 -- the hold as it is.
 -- Locks: both accounts of the hold, in ascending account_id, until the caller's transaction ends.
--- Errors raised, in this order: hold_not_found, invalid_amount, invalid_argument, idempotency_key_reused.
+-- Errors raised, in this order: hold_not_found, invalid_amount, invalid_argument, idempotency_key_reused,
+-- sequence_behind.
 -- Rejections recorded, in this order: hold_not_open, capture_exceeds_hold,
 -- same_account, account_closed, account_frozen, currency_mismatch,
 -- insufficient_funds, balance_overflow, and the limits of the accounts: balance_below_minimum, balance_above_maximum,

@@ -1,4 +1,4 @@
--- Closes an account for good: with a balance of zero and without an open hold. Nothing is posted to it any more.
+-- Closes an account, with a balance of zero and without an open hold. Nothing is posted to it any more.
 -- An account of the ledger itself (settlement, liquidity, clearing) stays open: others' postings go through it.
 -- reason, changed_by: for the account's history (bank.account_changes); changed_by null: the database's user.
 -- Locks: the account, and its stripes if it has any, until the caller's transaction ends: postings in flight end

@@ -11,7 +11,7 @@
 -- Locks: both accounts, in ascending account_id, then a stripe of each liquidity account, until the caller's
 -- transaction ends.
 -- Errors raised, in this order: invalid_amount, invalid_argument (the rate), account_not_found, invalid_argument (the
--- texts), idempotency_key_reused.
+-- texts), idempotency_key_reused, sequence_behind.
 -- Rejections recorded, in this order: same_currency, amount_too_small (or balance_overflow, when it is too large for
 -- any account), account_closed, account_frozen, currency_mismatch, insufficient_funds, balance_overflow, and the limits
 -- of the accounts: balance_below_minimum, balance_above_maximum, transaction_limit_exceeded, then amount and count of

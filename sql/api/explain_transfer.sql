@@ -4,7 +4,7 @@
 -- checks: [{"code": "same_account", "outcome": "passed"}, …], outcome passed, failed, or not_reached after the failed
 -- one.
 -- Locks: both accounts, in ascending account_id, until it returns.
--- Errors raised, in this order: invalid_amount, invalid_argument, account_not_found.
+-- Errors raised, in this order: invalid_amount, invalid_argument, account_not_found, sequence_behind.
 -- Example: select * from bank.explain_transfer(2, 3, 500);
 create or replace function bank.explain_transfer(
     debit_account_id bigint,

@@ -1,6 +1,5 @@
--- Whether any entry is later than the clock, by more than a clock is ever set back while the bank runs: so it is after
--- a clock that leapt ahead and was set right, until `pgteller correct-times` has mended it. For a readiness probe: it
--- reads few pages, at any size of the history: those that autovacuum has not put into the index yet, of a minute or so.
+-- Whether any entry is more than a minute ahead of the clock, as after a leap that was set right and not yet corrected.
+-- Cheap: it reads only the pages that autovacuum has not indexed in the last minute or so.
 -- Locks: none. Errors: none.
 -- Example: select bank.has_entries_from_the_future();
 create or replace function bank.has_entries_from_the_future() returns boolean

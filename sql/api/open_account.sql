@@ -3,8 +3,9 @@
 -- units; null: without limit. external_id: your own name for the account, unique in the ledger. account_type: asset,
 -- liability, equity, income or expense; it changes nothing about how the account is posted to.
 -- idempotency_key: makes a retry safe. The same request with the same key opens nothing and returns the account as it
--- is now, replayed; what was asked for is compared, whatever was changed about the account since. Keys of openings are
--- apart from those of postings: one of each may be the same. A key that opened no account is not used up.
+-- is now, replayed; what was asked for is compared, whatever was changed about the account since. Openings and
+-- postings have separate keys: an opening and a posting may use the same one. A key that opened no account is not used
+-- up.
 -- Locks: none that a posting waits for; racing calls with the same key or external_id, or the first ones of a currency,
 -- wait for each other.
 -- Errors, in this order: invalid_argument, ledger_not_found, unknown_currency, idempotency_key_reused,

@@ -1,13 +1,13 @@
 -- Opens many accounts in one call, exactly as if bank.open_account had been called for one item after another in this
 -- order; what that says of each argument holds here. One that cannot be opened stops no other.
--- overdraft_limits_minor: a null array stands for 0 everywhere, a null element for without limit. account_types: a null
+-- overdraft_limits_minor: a null array stands for 0 everywhere; a null element means no limit. account_types: a null
 -- array stands for liability everywhere. external_ids, metadatas, idempotency_keys: a null array stands for none.
 -- At most 10,000 items.
 -- Of items with the same key the first opens the account and the others replay, or are idempotency_key_reused; of
 -- items with the same external id the first opens it and the others are external_id_taken.
--- Returns one row an item, in order: the account as it is now, and whether it is replayed. Where the singular function
--- would raise, the row has no account_id, and failure_code and failure_detail are the error; but for ledger_id and the
--- external_id that was asked for the rest is null.
+-- Returns one row per item, in order: the account as it is now, and whether it is replayed. Where the singular function
+-- would raise, the row has no account_id, and failure_code and failure_detail are the error; all else is null except
+-- ledger_id and the requested external_id.
 -- Locks: none that a posting waits for. Racing calls with the same keys or external ids, or the first ones of a
 -- currency, wait for each other, never in a circle: currencies, then keys, then external ids are taken in ascending
 -- order.

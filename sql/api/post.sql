@@ -9,11 +9,12 @@
 -- stops the batch: it is recorded as always, the others have failure_code batch_aborted and are not recorded.
 -- groups: neighbours with the same number, not null, are linked: all of them are posted or none; atomic is one group of
 -- all items. batch_aborted is then the code of the others in the group.
--- Returns one row an item, in order. Where the singular function would raise, the row has no transaction_id, and
+-- Returns one row per item, in order. Where the singular function would raise, the row has no transaction_id, and
 -- failure_code and failure_detail are the error.
 -- Locks: all accounts of the batch, in ascending account_id, until the caller's transaction ends.
--- Errors raised: invalid_argument for arrays of different lengths, unknown types or too many items. Errors of an item,
--- in this order: invalid_amount, invalid_argument, account_not_found, idempotency_key_reused, batch_aborted.
+-- Errors raised: invalid_argument for arrays of different lengths, unknown types or too many items, sequence_behind.
+-- Errors of an item, in this order: invalid_amount, invalid_argument, account_not_found, idempotency_key_reused,
+-- batch_aborted.
 -- Rejections recorded, in this order: same_account, account_closed, account_frozen, currency_mismatch,
 -- insufficient_funds, balance_overflow, and the limits of the accounts.
 -- Example: select * from bank.post(array['credit', 'debit'], array[null, 2], array[2, null], array[500, 250]);

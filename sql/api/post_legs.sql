@@ -11,7 +11,8 @@
 -- side, amount_minor is the sum of all debits in the currency of the first. A rejection is a row with
 -- transaction_status failure and a failure_code.
 -- Locks: all accounts, in ascending account_id, then a stripe of each striped one, until the caller's transaction ends.
--- Errors raised, in this order: invalid_argument, account_not_found, account_striped, idempotency_key_reused.
+-- Errors raised, in this order: invalid_argument, account_not_found, account_striped, idempotency_key_reused,
+-- sequence_behind.
 -- Rejections recorded, in this order: account_closed, account_frozen, currency_mismatch, insufficient_funds,
 -- balance_overflow, and the limits of the accounts: balance_below_minimum, balance_above_maximum,
 -- transaction_limit_exceeded, then amount and count of day, week and month (day_amount_exceeded, ...),

@@ -3,8 +3,8 @@
 -- It is bank.post with transfers alone; what that says of order, keys, atomic, groups, outcomes, locks and errors
 -- holds here.
 -- Locks: all accounts of the batch, in ascending account_id, until the caller's transaction ends.
--- Errors raised: invalid_argument for arrays of different lengths or too many items. Errors of an item and rejections:
--- those of bank.post.
+-- Errors raised: invalid_argument for arrays of different lengths or too many items, sequence_behind. Errors of an item
+-- and rejections: those of bank.post.
 -- Example: select * from bank.post_transfers(array[2, 2], array[3, 3], array[500, 250], array['pay-1', 'pay-2']);
 create or replace function bank.post_transfers(
     debit_account_ids bigint[],

@@ -10,7 +10,7 @@
 -- Returns the recorded transaction; a rejection is a row with transaction_status failure and a failure_code.
 -- Locks: the transaction, then its accounts in ascending account_id, until the caller's transaction ends.
 -- Errors raised, in this order: transaction_not_found, not_reversible, invalid_amount, invalid_argument,
--- idempotency_key_reused.
+-- idempotency_key_reused, sequence_behind.
 -- Rejections recorded, in this order: reversal_exceeds_original, account_closed, account_frozen, insufficient_funds,
 -- balance_overflow, balance_below_minimum, balance_above_maximum.
 -- Example: select * from bank.reverse(1, 500, idempotency_key => 'refund-1');

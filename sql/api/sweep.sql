@@ -5,7 +5,7 @@
 -- Returns the recorded transfer; a rejection is a row with transaction_status failure and a failure_code.
 -- Locks: both accounts, in ascending account_id, until the caller's transaction ends.
 -- Errors raised, in this order: invalid_amount, account_not_found, account_striped, invalid_argument,
--- idempotency_key_reused.
+-- idempotency_key_reused, sequence_behind.
 -- Rejections recorded, in this order: nothing_to_sweep, and those of bank.transfer.
 -- Example: select * from bank.sweep(2, 3, at_most_minor => 100000, idempotency_key => 'evening-2026-11-23');
 create or replace function bank.sweep(

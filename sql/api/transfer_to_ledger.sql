@@ -9,7 +9,8 @@
 -- transaction_status failure and a failure_code in the debited account's ledger.
 -- Locks: the accounts of the ledger with the lower ledger_id first, in either in ascending account_id, until the
 -- caller's transaction ends.
--- Errors raised, in this order: invalid_amount, account_not_found, invalid_argument, idempotency_key_reused.
+-- Errors raised, in this order: invalid_amount, account_not_found, invalid_argument, idempotency_key_reused,
+-- sequence_behind.
 -- Rejections recorded, in this order: same_ledger, those of bank.transfer in the debited account's ledger, then those
 -- in the other.
 -- Example: select * from bank.transfer_to_ledger(2, 2, 7, 1000, idempotency_key => 'to-branch-1');

@@ -1,6 +1,6 @@
 -- Every invariant of the ledger, checked over all of its rows in one snapshot: a row for each violation, none when all
 -- is well. ledger_id null checks every ledger. Reads everything; run it when the time that takes does not matter.
--- Of a sequence that is behind there is no ledger when all are checked: every ledger draws from it.
+-- A sequence_behind row has no ledger_id when all ledgers are checked, since all draw from the same sequence.
 -- Locks: none. Errors: none.
 -- Example: select * from bank.verify();
 create or replace function bank.verify(ledger_id bigint default 1) returns table (

@@ -4,7 +4,7 @@
 -- description, external_id and metadata are yours.
 -- Returns the recorded transaction; a rejection is a row with transaction_status failure and a failure_code.
 -- Locks: both accounts of the hold, in ascending account_id, until the caller's transaction ends.
--- Errors raised, in this order: hold_not_found, invalid_argument, idempotency_key_reused.
+-- Errors raised, in this order: hold_not_found, invalid_argument, idempotency_key_reused, sequence_behind.
 -- Rejections recorded: hold_not_open.
 -- Example: select * from bank.void(2, idempotency_key => 'cancelled-1');
 create or replace function bank.void(

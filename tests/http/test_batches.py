@@ -89,6 +89,7 @@ def test_a_key_that_another_transfer_has_by_its_number_is_refused(client: httpx.
     batch = [item(1, 2, 3), item(1, 2, 3, idempotency_key=f"{key}:1")]
     problem = problem_of(post(client, batch, key=key), 400, "invalid_request")
     assert fields_of(problem) == ["transfers[1].idempotency_key"]
+    assert problem["errors"][0]["reason"] == "is also the key that item 1 gets for having none"
 
 
 def test_a_batch_needs_a_key(client: httpx.Client) -> None:
