@@ -1,7 +1,7 @@
 -- The facts of idempotency_key_reused, or null when the request repeats the recorded one of its key.
 -- request: the arguments that have no column (bank.transaction.request). What came of a question, such as the amount
 -- that was left, is not compared: the same question has another answer by now.
--- legs: account_id and amount_minor of each.
+-- legs: account_id and amount_minor of each. `field` is the argument as the caller knows it.
 create or replace function bank._reuse_facts(
     recorded bank.posting,
     transaction_type bank.transaction_type,
@@ -36,13 +36,18 @@ begin
         from (
             select case
                 when recorded.transaction_type <> transaction_type then 'transaction_type'
-                when recorded.debit_account_id <> debit_account_id then 'debit_account_id'
-                when recorded.credit_account_id <> credit_account_id then 'credit_account_id'
-                when recorded.amount_minor <> asked_minor then 'amount_minor'
                 -- bank.transfer_to_ledger names it only afterwards.
-                when recorded.transaction_type <> 'cross_ledger'
+                when transaction_type <> 'cross_ledger'
                     and recorded.original_transaction_id is distinct from original_transaction_id
-                    then 'original_transaction_id'
+                    then case transaction_type when 'reversal' then 'transaction_id' else 'hold_id' end
+                when recorded.debit_account_id <> debit_account_id
+                    then case when transaction_type in ('debit', 'hold') then 'account_id' else 'debit_account_id' end
+                when recorded.credit_account_id <> credit_account_id then case
+                    when transaction_type = 'credit' then 'account_id'
+                    when transaction_type in ('debit', 'hold') then 'beneficiary_account_id'
+                    else 'credit_account_id'
+                end
+                when recorded.amount_minor <> asked_minor then 'amount_minor'
                 when legs is distinct from (
                     select jsonb_agg(jsonb_build_object(
                         'account_id', leg -> 'account_id', 'amount_minor', leg -> 'amount_minor'
@@ -52,15 +57,16 @@ begin
                 when recorded.description is distinct from description collate "default" then 'description'
                 when recorded.external_id is distinct from external_id collate "default" then 'external_id'
                 when recorded.metadata <> coalesce(metadata, '{}') then 'metadata'
+                -- A sweep is recorded as a transfer, and a transfer has no request.
+                when recorded_request is not null and request is null then 'transaction_type'
                 when recorded_request is not null then (
                     select member.key from jsonb_each(recorded_request) as member
                     where member.value is distinct from request -> member.key
                     limit 1
                 )
-                -- A sweep is recorded as a transfer, and a transfer has no request.
                 when request ? 'at_most_minor' and recorded.transaction_id >= (
                     select i.requests_recorded_from from bank.installation as i
-                ) then 'at_most_minor'
+                ) then 'transaction_type'
             end as field
         ) as difference
         where difference.field is not null

@@ -85,5 +85,5 @@ def test_a_sweep_and_a_transfer_are_told_apart_from_the_upgrade_on(bank: Bank) -
     migrate(bank.owner_url)  # the next upgrade does not begin anew
     with bank.connect() as app:
         assert call(app, "sweep", ada, bob, 5, "old")["replayed"]
-        with raises("TLKEY", "idempotency_key_reused", "at_most_minor"):
+        with raises("TLKEY", "idempotency_key_reused", "transaction_type"):
             call(app, "sweep", ada, bob, 5, "new")

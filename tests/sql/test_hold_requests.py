@@ -80,7 +80,7 @@ def test_an_authorisation_is_retried_after_its_deadline(
     ("change", "field"),
     [
         ({"amount_minor": 401}, "amount_minor"),
-        ({"beneficiary_account_id": None}, "credit_account_id"),
+        ({"beneficiary_account_id": None}, "beneficiary_account_id"),
         ({"tolerance_minor": 6}, "tolerance_minor"),
         ({"expires_at": None}, "expires_at"),
         ({"description": "Other"}, "description"),
@@ -104,7 +104,7 @@ def test_a_capture_s_key_belongs_to_one_hold_and_one_amount(app: Connection, ada
     call(app, "capture", first, 60, idempotency_key="key")
     with raises("TLKEY", "idempotency_key_reused", "amount_minor"):
         call(app, "capture", first, 40, idempotency_key="key")
-    with raises("TLKEY", "idempotency_key_reused", "original_transaction_id"):
+    with raises("TLKEY", "idempotency_key_reused", "hold_id"):
         call(app, "capture", second, 60, idempotency_key="key")
     with raises("TLKEY", "idempotency_key_reused", "transaction_type"):
         call(app, "void", first, idempotency_key="key")

@@ -120,7 +120,7 @@ def test_a_sweep_and_a_transfer_do_not_replay_each_other(
 ) -> None:
     second = "transfer" if first == "sweep" else "sweep"
     ask(first, 200)
-    with raises("TLKEY", "idempotency_key_reused", "at_most_minor"):
+    with raises("TLKEY", "idempotency_key_reused", "transaction_type"):
         ask(second, 200)
     [item] = call_all(app, "post", ["transfer"], [ada], [bob], [200], ["key"])
     assert (item["replayed"], item["failure_code"]) == (

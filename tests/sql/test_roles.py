@@ -19,6 +19,7 @@ COLUMNS = {
     "hold": "captured_minor",
     "installation": "sql_digest",
     "ledger": "name",
+    "opening": "request",
     "transaction": "amount_minor",
 }
 WRITES = ["insert into {0} default values", "update {0} set {1} = null", "delete from {0}", "truncate {0}"]
