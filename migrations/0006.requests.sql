@@ -20,11 +20,6 @@ comment on column bank.transaction.reversed_minor is
 -- Transactions below this id may have been recorded without their request.
 alter table bank.installation add column requests_recorded_from bigint;
 
--- Later years cannot be read by every client; Python's last one is 9999.
-update bank.hold
-set expires_at = '9998-12-31 00:00:00+00'
-where expires_at >= '9999-01-01 00:00:00+00';
-
 update bank.transaction as t
 set
     request = jsonb_build_object(
@@ -32,6 +27,11 @@ set
     )
 from bank.hold as h
 where t.ledger_id = h.ledger_id and t.transaction_id = h.hold_id;
+
+-- Later years cannot be read by every client; Python's last one is 9999.
+update bank.hold
+set expires_at = '9998-12-31 00:00:00+00'
+where expires_at >= '9999-01-01 00:00:00+00';
 
 update bank.transaction as t
 set

@@ -68,7 +68,7 @@ def from_outcome(
     """
     facts = {**_facts(facts_json), **members}
     detail = "" if code in error_catalogue() else meaning or ""
-    if "field" in facts:
+    if isinstance(facts.get("field"), str):
         field, reason = facts.pop("field"), facts.pop("reason", "is not valid")
         field = _OVER_HTTP.get(field, field)
         detail = detail or f"{field} {reason}"

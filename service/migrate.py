@@ -44,12 +44,9 @@ def migrate(database_owner_url: str, app_password: str | None = None) -> list[st
     # yoyo asks for the user's name after it has applied a migration, before it marks it: fail before anything is done.
     getpass.getuser()
     options = session_options(database_owner_url)
-    with psycopg.connect(database_owner_url, autocommit=True, options=options) as guard:
+    with psycopg.connect(database_owner_url, autocommit=True, options=options, client_encoding="UTF8") as guard:
         # Held by the session, so a crash releases it. Whoever holds it knows that a lock row of yoyo's is stale.
-        # Asked for again and again: a statement that waits for it has a snapshot, which an index that the other one
-        # makes concurrently would wait for.
-        while guard.execute("select pg_try_advisory_lock(%s)", [_MIGRATION_LOCK]).fetchone() != (True,):
-            time.sleep(_MIGRATION_LOCK_POLL_SECONDS)
+        wait_for_lock(guard)
         with get_backend(_yoyo_url(database_owner_url, guard.info.server_version)) as backend:
             backend.break_lock()
             with backend.lock():
@@ -58,9 +55,23 @@ def migrate(database_owner_url: str, app_password: str | None = None) -> list[st
                 applied = [migration.id for migration in pending]
                 backend.apply_migrations_only(pending)
                 backend.run_post_apply(migrations)
+        with guard.transaction():
+            guard.execute("set local role bank_owner")
+            guard.execute("select bank._mend_sequences()")
         if app_password is not None:
             set_app_password(guard, app_password)
     return applied
+
+
+def wait_for_lock(connection: psycopg.Connection[Any]) -> None:
+    """Wait until no other session migrates or corrects times; the lock is the session's, to its end.
+
+    It is asked for again and again: a statement that waits for it has a snapshot, which an index that the other one
+    makes concurrently would wait for.
+    """
+    statement = "select from (select pg_try_advisory_lock(%s) as locked) as tried where locked"
+    while connection.execute(statement, [_MIGRATION_LOCK]).fetchone() is None:
+        time.sleep(_MIGRATION_LOCK_POLL_SECONDS)
 
 
 def set_app_password(connection: psycopg.Connection, password: str) -> None:
@@ -134,4 +145,5 @@ def _yoyo_url(database_url: str, server_version: int) -> str:
     parameters["options"] = session_options(
         database_url, **({"createrole_self_grant": "set,inherit"} if server_version >= _CREATOR_IS_NO_MEMBER else {})
     )
+    parameters["client_encoding"] = "UTF8"
     return f"postgresql+psycopg://{address}?{urlencode(parameters)}"

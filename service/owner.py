@@ -40,6 +40,7 @@ def connect(database_url: str, role: str = "bank_owner") -> Iterator[OwnerConnec
         row_factory=dict_row,
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         options=session_options(database_url),
+        client_encoding="UTF8",
     ) as connection:
         if connection.info.user != role:
             connection.execute(sql.SQL("set role {}").format(sql.Identifier(role)))

@@ -37,16 +37,15 @@ begin
     elsif not isfinite(expires_at) then
         perform bank._raise('invalid_argument', jsonb_build_object('field', 'expires_at', 'reason', 'is not a time'));
     -- Clients may have no later year than 9999, in whatever time zone they show it.
-    elsif expires_at >= '9999-01-01 00:00:00+00' then
-        perform bank._raise('invalid_argument', jsonb_build_object(
-            'field', 'expires_at', 'reason', 'is not before the year 9999'
-        ));
-    -- A retry may come after the deadline, and gets its first outcome.
-    elsif expires_at <= clock_timestamp() and not exists (
+    -- A retry may come after the deadline, or from before that year was refused, and gets its first outcome.
+    elsif (expires_at <= clock_timestamp() or expires_at >= '9999-01-01 00:00:00+00') and not exists (
         select from bank.transaction as t
         where t.ledger_id = authorise.ledger_id and t.idempotency_key = authorise.idempotency_key collate "default"
     ) then
-        perform bank._raise('invalid_argument', jsonb_build_object('field', 'expires_at', 'reason', 'is not in the future'));
+        perform bank._raise('invalid_argument', jsonb_build_object(
+            'field', 'expires_at',
+            'reason', case when expires_at <= clock_timestamp() then 'is not in the future' else 'is not before the year 9999' end
+        ));
     end if;
 
     posted := bank._post_one(

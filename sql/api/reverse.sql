@@ -89,13 +89,17 @@ begin
             with ordinality as leg (account_id, amount_minor, n);
     end if;
 
+    if force and prior_code is null then
+        -- Before the block, which lets go of its locks when it is taken back: what a rejection rests on is still locked
+        -- when it is recorded.
+        perform from bank.account as a
+        where a.ledger_id = reverse.ledger_id and a.account_id = any(account_ids) and a.stripes = 0
+        order by a.account_id
+        for no key update;
+    end if;
     foreach forced in array array[coalesce(force, false) and prior_code is null, false] loop
         begin
             if forced then
-                perform from bank.account as a
-                where a.ledger_id = reverse.ledger_id and a.account_id = any(account_ids) and a.stripes = 0
-                order by a.account_id
-                for no key update;
                 perform bank._allow_overdraft(net.account_id, net.debited_minor, changed_by, ledger_id)
                 from (
                     select leg.id as account_id, -sum(leg.amount)::bigint as debited_minor

@@ -36,6 +36,7 @@ declare
     );
     clearing_account_id bigint;
     their_clearing_account_id bigint;
+    side record;
     ours bank.posting;
     theirs bank.posting;
     prior_code text;
@@ -50,12 +51,22 @@ begin
     perform bank._book_account('clearing', debit_account.currency, greatest(ledger_id, credit_ledger_id));
     clearing_account_id := bank._book_account('clearing', debit_account.currency, ledger_id);
     their_clearing_account_id := bank._book_account('clearing', debit_account.currency, credit_ledger_id);
-    -- One order of locks for both directions: all that the posting in the other ledger locks, its stripe too.
-    if credit_ledger_id < ledger_id then
-        perform bank._lock_accounts(credit_account_id, null, credit_ledger_id);
-        perform bank._lock_stripe(least(credit_account_id, their_clearing_account_id), credit_ledger_id);
-        perform bank._lock_stripe(greatest(credit_account_id, their_clearing_account_id), credit_ledger_id);
-    end if;
+    -- One order of locks for both directions. And what a rejection rests on is still locked when it is recorded, which
+    -- the block below would let go of.
+    for side in
+        select s.*
+        from (
+            values
+            (ledger_id, debit_account_id, clearing_account_id),
+            (credit_ledger_id, credit_account_id, their_clearing_account_id)
+        ) as s (in_ledger_id, account_id, book_account_id)
+        where ledger_id <> credit_ledger_id
+        order by s.in_ledger_id
+    loop
+        perform bank._lock_accounts(side.account_id, null, side.in_ledger_id);
+        perform bank._lock_stripe(least(side.account_id, side.book_account_id), side.in_ledger_id);
+        perform bank._lock_stripe(greatest(side.account_id, side.book_account_id), side.in_ledger_id);
+    end loop;
     begin
         ours := bank._post_one(
             'cross_ledger', debit_account_id, clearing_account_id, amount,

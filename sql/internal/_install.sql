@@ -19,7 +19,6 @@ begin
         meaning = excluded.meaning,
         retry = excluded.retry;
 
-    perform bank._mend_sequences();
     perform bank._fill_in_reversals();
 
     -- From the first install on that records requests, these functions have been the only ones that post.

@@ -1,5 +1,6 @@
 -- Sets every sequence that is behind past the highest id that is there, so that it draws new ones again. Does nothing,
--- and takes no lock, when none is. Called at the end of every install.
+-- and takes no lock, when none is. Called after every install, in a transaction of its own: one that has replaced views
+-- makes everybody wait as long as it does.
 -- Locks: each sequence that is behind, SHARE ROW EXCLUSIVE, until the transaction ends: it waits for who has drawn from
 -- it and not committed yet, and who wants to draw waits for it. So that nobody waits long, it gives up after half a
 -- second (less than it takes PostgreSQL to look for a deadlock), lets those pass who queued behind it, and tries again.
@@ -17,7 +18,7 @@ begin
             begin
                 perform set_config('lock_timeout', '500ms', true);
                 -- A sequence cannot be locked by name; to alter it to what it is locks it, also one that belongs to a
-                -- column. What follows is undone when the install is.
+                -- column.
                 select s.seqincrement into strict increment
                 from pg_catalog.pg_sequence as s
                 where s.seqrelid = mended.sequence_name::regclass;

@@ -89,10 +89,8 @@ class Replay:
     books: Books
     model: Bank = field(default_factory=lambda: Bank(stripe_choice=0))
     doubts: list[Doubt] = field(default_factory=list)
-    judged_before: int = 0
     at_a_deadline: int = 0
     now: datetime = BEGINNING
-    _late: set[str] = field(default_factory=set)
     _past: list[str] = field(default_factory=list)
     _expired: deque[tuple[Account, Hold]] = field(default_factory=lambda: deque(maxlen=EXPIRED_LATELY_MAX))
 
@@ -107,9 +105,8 @@ class Replay:
             if moment is not None:
                 assert call.started <= moment[0] <= call.ended, ("not within the call", call)
                 timed.append((*moment, number, call))
-            if moment is None or _may_be_judged_before(call):
-                until = call.ended if moment is None else moment[0]
-                doubtful.append((call.started, number, Doubt(call, until)))
+            if moment is None:
+                doubtful.append((call.started, number, Doubt(call, call.ended)))
         timed.sort()
         doubtful.sort(reverse=True)
         expiries = sorted(self.books.ended_at, reverse=True)
@@ -154,7 +151,7 @@ class Replay:
         self._past.append(f"{self.now} {call.function} {call.arguments} {[row[:4] for row in call.rows]}")
         del self._past[:-EVENTS_OF_A_COMPLAINT]
         passed = [(account, hold) for account, hold in self._expired if call.started <= (hold.expires_at or BEGINNING)]
-        before = self.model.savepoint() if passed or call.token in self._late else None
+        before = self.model.savepoint() if passed else None
         answer = self._ask(call)
         difference = self._differs(call, answer)
         if difference and passed:
@@ -162,14 +159,6 @@ class Replay:
             answer = self._ask_before(call, passed)
             difference = self._differs(call, answer)
             self.at_a_deadline += not difference
-        if difference and call.token in self._late:
-            # What was found when the rest was locked is recorded later.
-            self.model.roll_back(before)
-            self.model.judged_before = call.row()["failure_code"]
-            answer = self._ask(call)
-            self.model.judged_before = None
-            difference = self._differs(call, answer)
-            self.judged_before += not difference
         assert not difference, self._complaint(call, difference)
         self._learn(call, answer)
 
@@ -259,9 +248,7 @@ class Replay:
             answer = self._ask(call)
             likewise = not self._differs(call, answer)
             self.model.roll_back(before)
-            if likewise and _may_be_judged_before(call):
-                self._late.add(call.token)
-            elif not likewise:
+            if not likewise:
                 still.append(doubt)
         self.doubts = still
 
@@ -269,9 +256,8 @@ class Replay:
         over = [doubt for doubt in self.doubts if doubt.until < time]
         self.doubts = [doubt for doubt in self.doubts if doubt.until >= time]
         for doubt in over:
-            if not _may_be_judged_before(doubt.call):
-                answer = _answer(self.model, doubt.call.function, doubt.call.arguments)
-                raise AssertionError(self._complaint(doubt.call, self._differs(doubt.call, answer)))
+            answer = _answer(self.model, doubt.call.function, doubt.call.arguments)
+            raise AssertionError(self._complaint(doubt.call, self._differs(doubt.call, answer)))
 
     def _complaint(self, call: Call, difference: Any) -> str:
         lines = ["the model answers otherwise (model, bank):", f"{difference}", f"{call}", "after", *self._past]
@@ -306,13 +292,6 @@ def _answer(model: Bank, function: str, arguments: Arguments) -> Any:
     except Refused as refused:
         model.forget_unnamed_books()
         return refused.code
-
-
-def _may_be_judged_before(call: Call) -> bool:
-    """Return whether it was rejected after a part of it was taken back, and a lock let go with that."""
-    if call.function == "transfer_to_ledger" or (call.function == "reverse" and call.arguments["force"]):
-        return bool(call.rows) and call.row()["failure_code"] is not None and not call.row()["replayed"]
-    return False
 
 
 # What is left in the end

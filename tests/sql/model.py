@@ -252,7 +252,6 @@ class Bank:
     recorded: dict[tuple[int, str | None], Transaction] = field(default_factory=dict)
     by_id: dict[tuple[int, int | None], Transaction] = field(default_factory=dict)
     indexed: int = 0
-    judged_before: str | None = None  # the code of the next posting, when its caller knows it
 
     # Accounts
 
@@ -696,7 +695,7 @@ class Bank:
                 raise Refused("idempotency_key_reused")
             return Outcome(first, replayed=True)
         transaction.key = key
-        transaction.code = self.judged_before or prior or self._rejection(transaction, released, conditions)
+        transaction.code = prior or self._rejection(transaction, released, conditions)
         if transaction.code is None and transaction.kind not in ("hold", "void"):
             self._move(transaction)
         if transaction.code is None and transaction.kind not in ("void", "reversal"):

@@ -165,3 +165,19 @@ def test_only_a_successful_authorisation_of_this_ledger_is_a_hold(
         call(app, "capture", hold_id, 0)
     assert balances_of(app, ada) == (999, 400, 599)
     assert violations(app) == []
+
+
+def test_a_hold_from_before_late_deadlines_were_refused_is_retried(
+    app: Connection, owner: Connection, ada: int
+) -> None:
+    hold_id = authorise(app, ada, 10, expires_at=SOON, idempotency_key="late")
+    late = dt.datetime(9999, 6, 1, tzinfo=dt.UTC)
+    owner.execute(
+        'update bank.transaction set request = request || \'{"expires_at": "9999-06-01T00:00:00"}\' '
+        "where transaction_id = %s",
+        [hold_id],
+    )
+    retried = call(app, "authorise", ada, 10, expires_at=late, idempotency_key="late")
+    assert (retried["transaction_id"], retried["replayed"]) == (hold_id, True)
+    with raises("TLARG", "invalid_argument", "expires_at"):
+        call(app, "authorise", ada, 10, expires_at=late, idempotency_key="another")
