@@ -8,6 +8,7 @@
 create or replace function bank.end_expired_holds(accounts_max bigint default 1000) returns bigint
 language plpgsql security definer set search_path = bank, pg_temp as $$
 declare
+    now_at constant timestamptz := clock_timestamp();
     account_count bigint := 0;
     expired record;
 begin
@@ -18,7 +19,7 @@ begin
         select distinct h.ledger_id, h.account_id
         from bank.ledger as l
         inner join bank.hold as h on l.ledger_id = h.ledger_id
-        where h.hold_status = 'open' and h.expires_at <= clock_timestamp()
+        where h.hold_status = 'open' and h.expires_at <= now_at
         order by h.ledger_id, h.account_id
         limit accounts_max
     loop
@@ -27,13 +28,7 @@ begin
         for no key update skip locked;
         continue when not found;
         -- Another caller may have ended them since the list was read.
-        perform from bank.hold as h
-        where h.ledger_id = expired.ledger_id
-            and h.account_id = expired.account_id
-            and h.hold_status = 'open'
-            and h.expires_at <= clock_timestamp();
-        continue when not found;
-        perform bank._end_expired_holds(expired.account_id, expired.ledger_id);
+        continue when bank._end_expired_holds(expired.account_id, expired.ledger_id) is null;
         account_count := account_count + 1;
     end loop;
     return account_count;

@@ -64,7 +64,7 @@ begin
             'field', 'account_id', 'reason', 'is striped', 'account_id', account_id
         ));
     end if;
-    account.held_minor := bank._end_expired_holds(account_id, ledger_id);
+    account.held_minor := coalesce(bank._end_expired_holds(account_id, ledger_id), account.held_minor);
     if limit_kind = 'overdraft' and account.balance_minor - account.held_minor < -amount_max_minor
         or limit_kind = 'minimum_balance' and account.balance_minor - account.held_minor < amount_max_minor
         or limit_kind = 'maximum_balance' and account.balance_minor > amount_max_minor

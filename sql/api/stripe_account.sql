@@ -25,7 +25,7 @@ begin
     where a.ledger_id = stripe_account.ledger_id and a.account_id = stripe_account.account_id
     for no key update;
     if striped.held_minor > 0 then
-        striped.held_minor := bank._end_expired_holds(account_id, ledger_id);
+        striped.held_minor := coalesce(bank._end_expired_holds(account_id, ledger_id), striped.held_minor);
     end if;
     if striped.overdraft_limit_minor is not null or striped.held_minor <> 0 or striped.limited then
         perform bank._raise('account_limited', jsonb_build_object(

@@ -16,7 +16,7 @@ begin
     where a.ledger_id = _allow_overdraft.ledger_id and a.account_id = _allow_overdraft.account_id and a.stripes = 0
     for no key update;
     if account.held_minor > 0 then
-        account.held_minor := bank._end_expired_holds(account_id, ledger_id);
+        account.held_minor := coalesce(bank._end_expired_holds(account_id, ledger_id), account.held_minor);
     end if;
     needed_minor := amount_minor - account.balance_minor + account.held_minor;
     if needed_minor > account.overdraft_limit_minor and needed_minor <= 9007199254740991 then

@@ -78,7 +78,7 @@ begin
             ));
         end if;
         if account.held_minor > 0 then
-            account.held_minor := bank._end_expired_holds(account.account_id, ledger_id);
+            account.held_minor := coalesce(bank._end_expired_holds(account.account_id, ledger_id), account.held_minor);
             locked[i] := account;
         end if;
         row_ids[i] := account.account_id;

@@ -106,7 +106,9 @@ begin
         -- The caller ended what had expired, and decided by that: the clock may pass the hold's deadline since.
         debit_account.held_minor := debit_account.held_minor - released_minor;
     elsif debit_account.held_minor > 0 then
-        debit_account.held_minor := bank._end_expired_holds(debit_account_id, ledger_id);
+        debit_account.held_minor := coalesce(
+            bank._end_expired_holds(debit_account_id, ledger_id), debit_account.held_minor
+        );
     end if;
     posted_at := clock_timestamp();
 
