@@ -60,9 +60,8 @@ begin
         prior_code := case when exact_minor < 1 then 'amount_too_small' else 'balance_overflow' end;
         prior_detail := jsonb_build_object('rate', rate::text, 'amount_minor', amount);
     end if;
-    -- First used in one order, whichever way the money goes: else two first exchanges would wait for each other.
+    -- The lower one is used first, whichever way the money goes: else two first exchanges would wait for each other.
     perform bank._book_account('liquidity', least(debit_account.currency, credit_account.currency), ledger_id);
-    perform bank._book_account('liquidity', greatest(debit_account.currency, credit_account.currency), ledger_id);
     credited_minor := case when exact_minor >= 1 and exact_minor < 9007199254740992 then trunc(exact_minor) else 1 end;
 
     posted := bank._post_legs(

@@ -46,9 +46,8 @@ begin
         prior_code := 'same_ledger';
         prior_detail := jsonb_build_object('ledger_id', ledger_id);
     end if;
-    -- First used in one order, whichever way the money goes.
+    -- The one of the lower ledger is used first, whichever way the money goes.
     perform bank._book_account('clearing', debit_account.currency, least(ledger_id, credit_ledger_id));
-    perform bank._book_account('clearing', debit_account.currency, greatest(ledger_id, credit_ledger_id));
     clearing_account_id := bank._book_account('clearing', debit_account.currency, ledger_id);
     their_clearing_account_id := bank._book_account('clearing', debit_account.currency, credit_ledger_id);
     -- One order of locks for both directions. And what a rejection rests on is still locked when it is recorded, which

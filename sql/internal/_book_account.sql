@@ -22,7 +22,7 @@ begin
         exit when found;
         -- An insert that met no account of this purpose met another account with its id.
         if drawn_id is not null then
-            perform bank._raise_sequence_behind(drawn_id);
+            perform bank._raise_sequence_behind('account_id', drawn_id);
         end if;
         -- Where there is an account there is a settlement account: a debit out of the bank goes through it.
         if purpose <> 'settlement' then

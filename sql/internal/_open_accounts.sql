@@ -221,7 +221,7 @@ begin
             passed := passed + 1;
             external_account_ids[i] := null;
         elsif e = i and external_account_ids[i] is null then
-            perform bank._raise_sequence_behind(ids[i]);
+            perform bank._raise_sequence_behind('account_id', ids[i]);
         end if;
 
         if key_account_ids[k] is not null then
@@ -281,7 +281,7 @@ begin
         )
         on conflict do nothing;
         if not found then
-            perform bank._raise_sequence_behind(ids[k]);
+            perform bank._raise_sequence_behind('account_id', ids[k]);
         end if;
     end loop;
     foreach k in array late_keys loop

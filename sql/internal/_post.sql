@@ -462,10 +462,7 @@ begin
                     raise serialization_failure;
                 end if;
                 -- Every round sees keys that were not there before. What is in the way and is no key is an id.
-                perform bank._raise('sequence_behind', jsonb_build_object(
-                    'field', 'transaction_id', 'reason', 'is used already by another transaction',
-                    'transaction_id', t.transaction_id
-                ))
+                perform bank._raise_sequence_behind('transaction_id', t.transaction_id)
                 from bank.transaction as t
                 where t.ledger_id = _post.ledger_id and t.transaction_id = any(new_ids);
                 looked_up := true;

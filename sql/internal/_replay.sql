@@ -27,9 +27,7 @@ begin
     select * into recorded from bank.posting as p
     where p.ledger_id = _replay.ledger_id and p.idempotency_key = _replay.idempotency_key collate "default";
     if not found then
-        perform bank._raise('sequence_behind', jsonb_build_object(
-            'field', 'transaction_id', 'reason', 'is used already by another transaction', 'transaction_id', posted_id
-        ));
+        perform bank._raise_sequence_behind('transaction_id', posted_id);
     end if;
     facts := bank._reuse_facts(
         recorded, transaction_type, debit_account_id, credit_account_id, amount_minor, description, external_id, metadata,
