@@ -68,5 +68,8 @@ bank.stripe_account,
 bank.require_success,
 bank.authenticate,
 bank.health,
+bank.locked_rows,
+bank.principals,
+bank.read_only_reason,
 bank.has_entries_from_the_future
 to bank_app;

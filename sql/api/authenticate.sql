@@ -4,12 +4,7 @@
 -- Example: select * from bank.authenticate(sha256('the key'));
 create or replace function bank.authenticate(key_digest bytea) returns bank.principal
 language sql stable security definer set search_path = bank, pg_temp as $$
-    select p
-    from bank.principal as p
-    inner join bank.api_key as k on p.ledger_id = k.ledger_id and p.api_key_id = k.api_key_id
-    where k.key_digest = authenticate.key_digest
-        and k.revoked_at is null
-        and (k.expires_at is null or k.expires_at > clock_timestamp())
+    select p from bank.principals(array[key_digest]) as p
 $$;
 
 comment on function bank.authenticate is 'The ledger and scopes of an API key that is valid now';

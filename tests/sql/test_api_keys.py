@@ -12,7 +12,7 @@ DIGEST = hashlib.sha256(b"the key").digest()
 
 
 def create(owner: Connection, **named: object) -> Row:
-    return call(owner, "create_api_key", name="k", key_digest=DIGEST, **{"scopes": ["admin"], **named})
+    return call(owner, "create_api_key", **{"name": "k", "key_digest": DIGEST, "scopes": ["admin"], **named})
 
 
 def test_a_key_authenticates_with_its_ledger_and_scopes(app: Connection, owner: Connection) -> None:
@@ -52,3 +52,24 @@ def test_a_malformed_key_is_refused(owner: Connection, named: Row) -> None:
     arguments = {"name": "k", "key_digest": DIGEST, "scopes": ["admin"], **named}
     with pytest.raises(psycopg.IntegrityError):
         call(owner, "create_api_key", **arguments)
+
+
+def test_many_keys_are_told_apart_in_their_order(app: Connection, owner: Connection) -> None:
+    other = hashlib.sha256(b"another key").digest()
+    create(owner)
+    create(owner, key_digest=other, scopes=["accounts:read"])
+    unknown = hashlib.sha256(b"of nobody").digest()
+    principals = call_all(app, "principals", [other, unknown, DIGEST, other])
+    assert [row["scopes"] for row in principals] == [["accounts:read"], None, ["admin"], ["accounts:read"]]
+    assert principals[2] == call(app, "authenticate", DIGEST)
+    assert call_all(app, "principals", []) == []
+
+
+def test_a_digest_that_was_given_twice_is_one_principal(app: Connection, owner: Connection) -> None:
+    """Nothing prevents it, and a second row would shift the keys after it."""
+    first = create(owner)
+    create(owner, scopes=["accounts:read"])
+    principals = call_all(app, "principals", [DIGEST, DIGEST])
+    assert [row["api_key_id"] for row in principals] == [first["api_key_id"]] * 2
+    call(owner, "revoke_api_key", first["api_key_id"])
+    assert call(app, "authenticate", DIGEST)["scopes"] == ["accounts:read"]

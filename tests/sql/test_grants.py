@@ -31,6 +31,7 @@ WRITES |= {"post_legs", "authorise", "capture", "void", "end_expired_holds", "re
 WRITES |= {"transfer_to_ledger", "explain_transfer", "freeze_account", "unfreeze_account", "close_account"}
 WRITES |= {"reopen_account", "set_limit"}
 WRITES |= {"require_success", "authenticate", "health", "has_entries_from_the_future"}
+WRITES |= {"locked_rows", "principals", "read_only_reason"}
 
 # Grantee 0 is PUBLIC. A null list of rights stands for the defaults, which let PUBLIC execute functions.
 RIGHTS = """
