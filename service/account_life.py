@@ -7,7 +7,7 @@ from typing import Any
 
 import falcon.asgi
 
-from service.db import Pool, call
+from service.db import Pool, call, read
 from service.pages import Pages
 from service.requests import Number, Request, SignedMinor, Text, read_body, read_id, read_name
 from service.responses import answer
@@ -125,7 +125,7 @@ class Limits:
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, account_id: str) -> None:
         """Read the limits and what is used of them."""
         number, ledger_id = read_id(account_id, "account_id"), req.context.principal.ledger_id
-        answer(resp, {"limits": await call(self._pool, "limits", account_id=number, ledger_id=ledger_id)})
+        answer(resp, {"limits": await read(self._pool, "limits", account_id=number, ledger_id=ledger_id)})
 
 
 class AccountChanges:
@@ -140,7 +140,7 @@ class AccountChanges:
         """Read a page of changes; next_cursor is null on the last page."""
         page = CHANGES.read(req)
         number, ledger_id = read_id(account_id, "account_id"), req.context.principal.ledger_id
-        changes = await call(
+        changes = await read(
             self._pool,
             "account_changes",
             account_id=number,

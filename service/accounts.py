@@ -6,7 +6,7 @@ import falcon.asgi
 import msgspec
 
 from service.coalescer import Coalescer
-from service.db import Pool, call
+from service.db import Pool, call, read
 from service.requests import (
     LimitMinor,
     Request,
@@ -97,7 +97,7 @@ class Account:
         """Read an account."""
         ledger_id = req.context.principal.ledger_id
         number = read_id(account_id, "account_id")
-        [account] = await call(self._pool, "account", account_id=number, ledger_id=ledger_id)
+        [account] = await read(self._pool, "account", account_id=number, ledger_id=ledger_id)
         answer(resp, account)
 
 
@@ -105,11 +105,15 @@ class Balances(Coalescer[int, dict[str, Any] | None]):
     """Enquiries that wait together are one call of bank.balances, which reads all accounts at one moment."""
 
     function = "balances"
+    reads = True
     flushes_max = 1  # a read waits for nobody, and one call at a time finds more to take with it
 
-    async def call(self, ledger_id: int, items: list[int]) -> list[dict[str, Any] | None]:
+    def statement(self, ledger_id: int, items: list[int]) -> tuple[str, dict[str, Any]]:
+        """Ask for each account once."""
+        return "balances", {"account_ids": list(set(items)), "ledger_id": ledger_id}
+
+    def answers(self, items: list[int], rows: list[dict[str, Any]]) -> list[dict[str, Any] | None]:
         """Return the balance of each account, in order; None for an account that does not exist."""
-        rows = await call(self.pool, "balances", account_ids=list(set(items)), ledger_id=ledger_id)
         balances = {row["account_id"]: row for row in rows}
         return [balances.get(account_id) for account_id in items]
 
@@ -128,5 +132,5 @@ class Balance:
         number = read_id(account_id, "account_id")
         balance = await self._balances.submit(ledger_id, number)
         if balance is None:  # bank.balance says what is wrong with it
-            [balance] = await call(self._balances.pool, "balance", account_id=number, ledger_id=ledger_id)
+            [balance] = await read(self._balances.pool, "balance", account_id=number, ledger_id=ledger_id)
         answer(resp, balance)

@@ -3,10 +3,12 @@
 import itertools
 import re
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 import falcon.asgi
 
+from service import deadlines
 from service.account_life import (
     AccountChanges,
     CloseAccount,
@@ -17,8 +19,9 @@ from service.account_life import (
     UnfreezeAccount,
 )
 from service.accounts import Account, Balance, Balances, OpenAccount, OpenAccounts
-from service.auth import Authentication
+from service.auth import Authentication, Principals
 from service.batches import TransferBatch
+from service.coalescer import Coalescer
 from service.config import Settings
 from service.db import Pool
 from service.errors import add_handlers
@@ -37,9 +40,10 @@ App = falcon.asgi.App[Any, Any]
 
 def create_app(pool: Pool, settings: Settings) -> App:
     """Return the ASGI application over this pool, which it opens and closes with the server."""
-    postings, balances = Postings(pool, settings), Balances(pool, settings)
-    lifecycle = Lifecycle(pool, postings, balances, HoldSweeper(pool, settings), settings)
-    app: App = falcon.asgi.App(middleware=[RequestFigures(), lifecycle, Authentication(pool, settings)])
+    postings, balances, principals = Postings(pool, settings), Balances(pool, settings), Principals(pool, settings)
+    ready = Ready(settings)
+    lifecycle = Lifecycle(pool, [postings, balances, principals], HoldSweeper(pool, settings), ready, settings)
+    app: App = falcon.asgi.App(middleware=[RequestFigures(), lifecycle, Authentication(principals, settings)])
     app.req_options.auto_parse_qs_csv = False
     app.req_options.keep_blank_qs_values = True
 
@@ -72,7 +76,7 @@ def create_app(pool: Pool, settings: Settings) -> App:
     app.add_route("/v1/sweeps", Sweep(pool))
     app.add_route("/v1/ledger-transfers", TransferToLedger(pool))
     app.add_route("/health/live", Live())
-    app.add_route("/health/ready", Ready(pool))
+    app.add_route("/health/ready", ready)
     app.add_route("/metrics", Metrics())
 
     add_handlers(app)
@@ -89,17 +93,23 @@ class Methods:
 
 
 class Lifecycle:
-    """Middleware: the pool lives as long as the server, and every request has an id."""
+    """Middleware: the pools live as long as the server, and every request has an id and a deadline."""
 
     _REQUEST_ID = re.compile(r"[\w.:-]{1,128}\Z", re.ASCII)
 
     def __init__(
-        self, pool: Pool, postings: Postings, balances: Balances, sweeper: HoldSweeper, settings: Settings
+        self,
+        pool: Pool,
+        coalescers: Sequence[Coalescer[Any, Any]],
+        sweeper: HoldSweeper,
+        ready: Ready,
+        settings: Settings,
     ) -> None:
         self._pool = pool
-        self._postings = postings
-        self._balances = balances
+        self._coalescers = coalescers
         self._sweeper = sweeper
+        self._ready = ready
+        self._request_timeout_seconds = settings.request_timeout_seconds
         self._body_bytes_max = settings.body_bytes_max
         self._worker = secrets.token_hex(8)
         self._numbers = itertools.count(1)
@@ -107,17 +117,21 @@ class Lifecycle:
     async def process_startup(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
         """Open the pool without waiting: a worker starts, and answers 503, while the database is away."""
         await self._pool.open()
+        await self._ready.pool.open()
         self._sweeper.start()
 
     async def process_shutdown(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
         """Close the pool after the last request."""
         await self._sweeper.stop()
-        await self._postings.drain()
-        await self._balances.drain()
+        for coalescer in self._coalescers:
+            await coalescer.drain()
+        await self._pool.locked.stop()
+        await self._ready.pool.close()
         await self._pool.close()
 
     async def process_request(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Take the caller's X-Request-ID, or make one: of the worker, and the number of the request in it."""
+        deadlines.begin(self._request_timeout_seconds)
         request_id = req.get_header("X-Request-ID")
         if request_id is None or not self._REQUEST_ID.match(request_id):
             request_id = f"{self._worker}{next(self._numbers):016x}"

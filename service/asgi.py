@@ -6,7 +6,7 @@ import structlog
 
 from service.app import App, create_app
 from service.config import Settings
-from service.db import make_pool
+from service.db import Pool
 
 
 def create_asgi_app() -> App:
@@ -23,4 +23,4 @@ def create_asgi_app() -> App:
         wrapper_class=structlog.make_filtering_bound_logger(level),
     )
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
-    return create_app(make_pool(settings), settings)
+    return create_app(Pool(settings), settings)

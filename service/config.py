@@ -26,10 +26,11 @@ class Settings:
     """Processes of gunicorn."""
     pool_connections_max: int = 8
     """Database connections of each worker."""
-    pool_timeout_seconds: int = 5
-    """How long a request waits for a connection before it is answered with 503."""
-    statement_timeout_seconds: int = 15
-    """How long one call may take in the database, waits for locks included."""
+    request_timeout_seconds: int = 10
+    """When a request is answered at the latest, whatever it waits for: a lock, a connection, a silent server."""
+    lock_timeout_ms: int = 50
+    """How long a call waits for a lock before its requests are set aside: many times what a posting takes. 0: to the
+    deadline, with a connection in its hands."""
     body_bytes_max: int = 4_194_304
     key_cache_seconds: int = 1
     """How long a worker trusts an API key that it has looked up; a revoked key is refused after that."""
@@ -73,8 +74,8 @@ VARIABLES = {
     "port": "PORT",
     "workers": "WEB_CONCURRENCY",
     "pool_connections_max": "POOL_CONNECTIONS_MAX",
-    "pool_timeout_seconds": "POOL_TIMEOUT_SECONDS",
-    "statement_timeout_seconds": "STATEMENT_TIMEOUT_SECONDS",
+    "request_timeout_seconds": "REQUEST_TIMEOUT_SECONDS",
+    "lock_timeout_ms": "LOCK_TIMEOUT_MS",
     "body_bytes_max": "BODY_BYTES_MAX",
     "key_cache_seconds": "KEY_CACHE_SECONDS",
     "graceful_timeout_seconds": "GRACEFUL_TIMEOUT_SECONDS",
@@ -89,6 +90,13 @@ def _count(text: str) -> int:
     number = int(text)
     if number < 0:
         raise ValueError("it is less than zero")
+    return number
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError("it is less than one")
     return number
 
 
@@ -107,8 +115,8 @@ _CONVERTERS: dict[str, Callable[[str], object]] = {
     "port": _count,
     "workers": _count,
     "pool_connections_max": _count,
-    "pool_timeout_seconds": _count,
-    "statement_timeout_seconds": _count,
+    "request_timeout_seconds": _positive,
+    "lock_timeout_ms": _count,
     "body_bytes_max": _count,
     "key_cache_seconds": _count,
     "graceful_timeout_seconds": _count,

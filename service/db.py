@@ -1,59 +1,133 @@
-"""The database: the pool, and call(), the one place where SQL is issued and retried."""
+"""The database: the pool, and call() and read(), the one place where SQL is issued, retried, and given up.
+
+Every request has one deadline, and it is kept without the server's help: a connection that passes it is cut. No call
+waits long for a lock with a connection in its hands: see locked_rows.py.
+"""
 
 import asyncio
+import os
 import random
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any
 
 import msgspec
 import psycopg
 from psycopg import AsyncConnection, sql
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import set_json_loads
 from psycopg.types.numeric import Int8Dumper
 from psycopg.types.string import TextLoader
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
+from service import deadlines
 from service.config import Settings
-from service.errors import Problem
+from service.errors import Problem, left_nothing_behind
+from service.locked_rows import LockedRows, rows_of
 from service.session import session_options
-
-Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 
 _ATTEMPTS_MAX = 4
 _BACKOFF_SECONDS = 0.02
+_PAUSE_SECONDS_MAX = 0.25
+_STATEMENT_SHARE = 0.9
+"""Of the deadline: nearly always it is the server that gives up first, and so it is known that nothing was posted."""
+_CONFIGURE_SECONDS_MAX = 5.0
+_RENEWALS_SECONDS = 1.0
+_RESERVED_CONNECTIONS = 3
+_PATIENT_CALLS_MAX = 2
+
+# Of libpq; those of the URL win.
+_CONNECTION_DEFAULTS = {
+    "connect_timeout": 5,
+    # What was sent and is not acknowledged by the other machine breaks the connection, and another is tried.
+    "tcp_user_timeout": 5_000,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
 
 
-def make_pool(settings: Settings) -> Pool:
-    """Return the pool of one worker, closed; it is opened in the worker, never in the master."""
-    return AsyncConnectionPool(
-        settings.database_url or "",
-        connection_class=AsyncConnection[DictRow],
-        kwargs={
-            "autocommit": True,
-            "row_factory": dict_row,
-            "prepare_threshold": 0,
-            "options": session_options(
-                settings.database_url or "", timezone="UTC", statement_timeout=f"{settings.statement_timeout_seconds}s"
-            ),
-            # A text that the database's encoding has not is an error of its item then, not one of the whole call.
-            "client_encoding": "UTF8",
-            "application_name": "pgteller",
-        },
-        configure=_configure,
-        min_size=1,
-        max_size=settings.pool_connections_max,
-        timeout=settings.pool_timeout_seconds,
-        # The pool doubles its pause after each failure to connect. Giving up ends that, and the next request makes a
-        # new beginning: an outage is over within seconds of its end, however long it was.
-        reconnect_timeout=settings.pool_timeout_seconds,
-        open=False,
-    )
+class Connection(AsyncConnection[DictRow]):
+    """A connection that knows whether its last commit stopped waiting for the synchronous standby."""
+
+    left_standby_behind = False
 
 
-async def _configure(connection: AsyncConnection[Any]) -> None:
+class Pool(AsyncConnectionPool[Connection]):
+    """The connections of one worker, and what the calls on them share.
+
+    Calls on their own may take all connections but a few, reads and writes each: what waits together, and the look
+    for locked rows, always finds one.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        connections_min: int = 1,
+        connections_max: int | None = None,
+        application_name: str = "pgteller",
+    ) -> None:
+        """Make it closed: it is opened in the worker, never in the master."""
+        url = settings.database_url or ""
+        connections_max = connections_max or settings.pool_connections_max
+        self.request_timeout_seconds = settings.request_timeout_seconds
+        singles_max = max(1, connections_max - _RESERVED_CONNECTIONS)
+        self.reads, self.writes = asyncio.Semaphore(singles_max), asyncio.Semaphore(singles_max)
+        self.patience = asyncio.Semaphore(_PATIENT_CALLS_MAX)
+        self.locked = LockedRows(self._locked_rows, settings.coalescer_queue_max)
+        self._renewed_at = float("-inf")
+        super().__init__(
+            url,
+            connection_class=Connection,
+            kwargs={
+                **{name: value for name, value in _CONNECTION_DEFAULTS.items() if name not in conninfo_to_dict(url)},
+                "autocommit": True,
+                "row_factory": dict_row,
+                "prepare_threshold": 0,
+                "options": session_options(
+                    url,
+                    timezone="UTC",
+                    statement_timeout=f"{int(1000 * _STATEMENT_SHARE * settings.request_timeout_seconds)}ms",
+                    lock_timeout=f"{settings.lock_timeout_ms}ms",
+                    # One of them says that a commit did not reach the synchronous standby.
+                    client_min_messages="warning",
+                ),
+                # A text that the database's encoding has not is an error of its item then, not one of the whole call.
+                "client_encoding": "UTF8",
+                "application_name": application_name,
+            },
+            configure=_configure,
+            min_size=connections_min,
+            max_size=connections_max,
+            timeout=settings.request_timeout_seconds,
+            # The pool doubles its pause after each failure to connect. Giving up ends that, and the next request makes
+            # a new beginning: an outage is over within seconds of its end, however long it was.
+            reconnect_timeout=min(5, settings.request_timeout_seconds),
+            open=False,
+        )
+
+    async def renew(self) -> None:
+        """Replace all connections: the server that they lead to is silent, or not the primary any more."""
+        now = time.monotonic()
+        if now - self._renewed_at > _RENEWALS_SECONDS:
+            self._renewed_at = now
+            await self.drain()
+
+    async def _locked_rows(self, **arguments: Any) -> list[DictRow]:
+        until = time.monotonic() + min(2, self.request_timeout_seconds)
+        # Rolled back, for to commit a lock would take as long as to commit a posting.
+        return await send(self, "locked_rows", arguments, answer_by=until, rollback=True)
+
+
+async def _configure(connection: Connection) -> None:
     """Give up every right but the application's, and fix the types that cross the boundary."""
-    await connection.execute("set role bank_app")
+    with _cut_at(connection, time.monotonic() + _CONFIGURE_SECONDS_MAX):
+        await connection.execute("set role bank_app")
     # One type for every integer, so that small and large ids share a prepared statement.
     connection.adapters.register_dumper(int, Int8Dumper)
     # Fractions are numeric. As text they leave as PostgreSQL writes them; str(Decimal) may have an exponent.
@@ -61,51 +135,185 @@ async def _configure(connection: AsyncConnection[Any]) -> None:
     # JSON passes through as it is: decoding it would make floats of its numbers.
     set_json_loads(msgspec.Raw, connection)
 
+    def notice(diagnostic: psycopg.errors.Diagnostic) -> None:
+        # The name of the function in PostgreSQL's source: all else in the message depends on its language.
+        if diagnostic.source_function == "SyncRepWaitForLSN":
+            connection.left_standby_behind = True
 
-async def call(
-    pool: Pool, function: str, *, repeatable: bool = True, dry_run: bool = False, **arguments: Any
-) -> list[DictRow]:
-    """Call a function of schema bank by named arguments and return its rows.
+    connection.add_notice_handler(notice)
 
-    repeatable: the call may be sent again when the connection broke and its outcome is not known: a read, or a
-    posting with an idempotency key. A serialization failure or a deadlock left nothing behind and is always retried.
+
+class _cut_at:  # noqa: N801 - used like a function
+    """Cut the connection when it is still in use at the deadline; whoever waits for it then sees it broken.
+
+    Not by cancelling whoever waits, whereupon psycopg would ask the server to stop, and wait for its answer.
+    """
+
+    def __init__(self, connection: Connection, until: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(until - time.monotonic(), _cut, connection)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+
+def _cut(connection: Connection) -> None:
+    if not connection.closed:
+        # The descriptor stays psycopg's own to close; closed here, its number might be another connection's at once.
+        with socket.socket(fileno=os.dup(connection.pgconn.socket)) as same:
+            same.shutdown(socket.SHUT_RDWR)
+
+
+# ---- one call by itself ------------------------------------------------------------------------------------
+
+
+async def call(pool: Pool, function: str, *, dry_run: bool = False, **arguments: Any) -> list[DictRow]:
+    """Call a function of schema bank that may lock rows, by named arguments, and return its rows.
+
+    What was asked may have been done already when the connection broke: every function here that is called so can be
+    called again, a posting because of its idempotency key.
     dry_run: take back what the function did, a posting, and return what it would have returned.
-    Raises psycopg.Error; Problem database_unavailable when nothing was sent.
+    Raises psycopg.Error; Problem database_unavailable when nothing was sent, timed_out when a lock was not to be had,
+    outcome_unknown.
+    """
+    until = deadlines.current(pool.request_timeout_seconds)
+    locks = rows_of(arguments)
+    while True:
+        await pool.locked.wait_or_look(locks, until)
+        async with _place(pool.writes, until):
+            if pool.locked.among(locks) is not None:
+                continue
+            try:
+                rows = await send(pool, function, arguments, answer_by=until, rollback=dry_run)
+                break
+            except psycopg.errors.LockNotAvailable:
+                pass  # the connection goes back before anything else
+        if not await pool.locked.find(locks):
+            rows = await insist(pool, function, arguments, until=until, rollback=dry_run)
+            break
+    return [_would_be(row) for row in rows] if dry_run else rows
+
+
+async def read(pool: Pool, function: str, **arguments: Any) -> list[DictRow]:
+    """Call a function of schema bank that only reads, by named arguments, and return its rows.
+
+    Raises psycopg.Error; Problem database_unavailable.
+    """
+    until = deadlines.current(pool.request_timeout_seconds)
+    try:
+        async with _place(pool.reads, until):
+            return await send(pool, function, arguments, answer_by=until)
+    except psycopg.errors.LockNotAvailable:  # of a table
+        return await insist(pool, function, arguments, until=until)
+    except Problem as problem:
+        raise problem.of_a_read() from None
+
+
+async def insist(
+    pool: Pool, function: str, arguments: dict[str, Any], *, until: float, rollback: bool = False
+) -> list[DictRow]:
+    """Call again and again until what it waits for is free, which is no row that it names: a key, or a table."""
+    attempt = 0
+    while True:
+        attempt += 1
+        pause_seconds = min(_BACKOFF_SECONDS * attempt, _PAUSE_SECONDS_MAX) * random.uniform(0.5, 1)  # noqa: S311 - not a secret
+        if time.monotonic() + pause_seconds >= until:
+            raise Problem("timed_out")
+        await asyncio.sleep(pause_seconds)
+        try:
+            async with _place(pool.patience, until):
+                return await send(pool, function, arguments, answer_by=until, rollback=rollback)
+        except psycopg.errors.LockNotAvailable:
+            pass
+
+
+def _would_be(posting: DictRow) -> DictRow:
+    """Leave out the ids of what was taken back."""
+    if not posting["replayed"]:  # else it is the transaction that was recorded then
+        posting["transaction_id"] = None
+        if posting["transaction_type"] == "cross_ledger":
+            posting["original_transaction_id"] = None  # the other ledger's side of it
+    return posting
+
+
+@asynccontextmanager
+async def _place(lane: asyncio.Semaphore, until: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(until - time.monotonic()):
+            await lane.acquire()
+    except TimeoutError:
+        raise Problem("database_unavailable") from None
+    try:
+        yield
+    finally:
+        lane.release()
+
+
+# ---- sending -----------------------------------------------------------------------------------------------
+
+
+async def send(
+    pool: Pool,
+    function: str,
+    arguments: dict[str, Any],
+    *,
+    answer_by: float,
+    connect_by: float | None = None,
+    rollback: bool = False,
+) -> list[DictRow]:
+    """Call a function, again where the connection broke or transactions collided, and return its rows.
+
+    answer_by: of time.monotonic(). Not answered then, the connection is cut. connect_by: when it is not worth sending
+    any more, if that is earlier. rollback: take back what it did.
+    Raises psycopg.Error, after which nothing was left behind; Problem database_unavailable when nothing was sent,
+    outcome_unknown.
     """
     statement = _statement(function, tuple(arguments))
     parameters = [_array(value) if isinstance(value, list) else value for value in arguments.values()]
+    sent = False
+    """Whether an attempt has ended that may have posted."""
     for attempt in range(1, _ATTEMPTS_MAX + 1):
+        give_up_at = answer_by if sent or connect_by is None else connect_by
         try:
-            async with pool.connection() as connection:
-                if dry_run:
-                    return await _dry_run(connection, statement, parameters)
-                cursor = await connection.execute(statement, parameters)
-                return await cursor.fetchall()
-        except PoolTimeout:
-            # An earlier attempt may have been posted, so that only the first one knows that it was not.
-            raise Problem("database_unavailable" if attempt == 1 else "outcome_unknown") from None
-        except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
-            if attempt == _ATTEMPTS_MAX:
+            async with pool.connection(timeout=give_up_at - time.monotonic()) as connection:
+                with _cut_at(connection, answer_by):
+                    if rollback:
+                        rows = await _roll_back(connection, statement, parameters)
+                    else:
+                        rows = await (await connection.execute(statement, parameters)).fetchall()
+                if connection.left_standby_behind:
+                    await connection.close()
+                    raise Problem("outcome_unknown")
+                return rows
+        except (PoolTimeout, PoolClosed):
+            raise Problem("outcome_unknown" if sent else "database_unavailable") from None
+        except psycopg.Error as error:
+            sent = sent or not left_nothing_behind(error)
+            late = time.monotonic() >= answer_by
+            if isinstance(error, psycopg.errors.ReadOnlySqlTransaction) or (late and not left_nothing_behind(error)):
+                await pool.renew()
+            collided = isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected)
+            if late or attempt == _ATTEMPTS_MAX or (left_nothing_behind(error) and not collided):
+                if sent and not _is_an_answer(error):
+                    raise Problem("outcome_unknown") from error
                 raise
-            await asyncio.sleep(random.uniform(0, _BACKOFF_SECONDS * attempt))  # noqa: S311 - not a secret
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            answered = error.sqlstate is not None and not error.sqlstate.startswith(("08", "57P"))
-            if answered or not repeatable or attempt == _ATTEMPTS_MAX:
-                raise
+            if collided:
+                await asyncio.sleep(random.uniform(0, _BACKOFF_SECONDS * attempt))  # noqa: S311 - not a secret
     raise AssertionError("unreachable")
 
 
-async def _dry_run(connection: AsyncConnection[DictRow], statement: bytes, parameters: list[Any]) -> list[DictRow]:
-    """Post and roll back. It is all sent at once, so that no lock waits for the network."""
+def _is_an_answer(error: psycopg.Error) -> bool:
+    """Return whether it is what the request deserves, whenever it is sent: malformed, or a value out of range."""
+    return (error.sqlstate or "")[:2] in ("TL", "22", "54")
+
+
+async def _roll_back(connection: Connection, statement: bytes, parameters: list[Any]) -> list[DictRow]:
+    """Execute and take it back. It is all sent at once, so that no lock waits for the network."""
     async with connection.pipeline(), connection.transaction(force_rollback=True):
         cursor = await connection.execute(statement, parameters)
-    postings = await cursor.fetchall()
-    for posting in postings:
-        if not posting["replayed"]:  # else it is the transaction that was recorded then
-            posting["transaction_id"] = None
-            if posting["transaction_type"] == "cross_ledger":
-                posting["original_transaction_id"] = None  # the other ledger's side of it
-    return postings
+    return await cursor.fetchall()
 
 
 @cache

@@ -44,6 +44,15 @@ class Problem(Exception):
         if self.status == falcon.http_status_to_code(falcon.HTTP_SERVICE_UNAVAILABLE):
             self.headers.setdefault("Retry-After", str(_RETRY_AFTER_SECONDS))
 
+    @property
+    def is_unsent(self) -> bool:
+        """Whether the request never reached the database."""
+        return bool(self.body["code"] == "database_unavailable")
+
+    def of_a_read(self) -> "Problem":
+        """Return what it is to a request that only reads: an outcome that is not known is no outcome."""
+        return Problem("database_unavailable") if self.body["code"] == "outcome_unknown" else self
+
 
 def invalid(field: str, reason: str) -> Problem:
     """Return the answer to a request in which one field is not valid."""
@@ -87,9 +96,21 @@ def _facts(text: bytes | str | None) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
+def left_nothing_behind(error: psycopg.Error) -> bool:
+    """Return whether the call is known to be rolled back, or never sent: the server lives, and says that it failed.
+
+    Its last words before it ends a session, and an error without any, leave it open: they may come after the commit.
+    """
+    if error.sqlstate is None:
+        return not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return error.diag.severity_nonlocalized == "ERROR" and not error.sqlstate.startswith(("08", "57P"))
+
+
 def from_database(error: psycopg.Error) -> Problem:
     """Translate an error of the database by its SQLSTATE; never by its text."""
     sqlstate = error.sqlstate or ""
+    if not left_nothing_behind(error):
+        return Problem("outcome_unknown")
     match sqlstate[:2]:
         case "TL":
             diag = error.diag
@@ -98,12 +119,17 @@ def from_database(error: psycopg.Error) -> Problem:
             )
         case "22" | "54":  # a value out of range, or larger or deeper than PostgreSQL can work with
             return invalid("body", f"has a value that PostgreSQL does not take: {error.diag.message_primary}")
-        case "40" | "55":
+        case "40":
             return Problem("timed_out")
-    if sqlstate == psycopg.errors.QueryCanceled.sqlstate:
-        return Problem("timed_out")
-    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-        return Problem("outcome_unknown")
+    match error:
+        case psycopg.errors.LockNotAvailable() | psycopg.errors.QueryCanceled():
+            return Problem("timed_out")
+        case psycopg.errors.ReadOnlySqlTransaction():
+            return Problem("read_only")
+        case psycopg.OperationalError():  # a full disk, no memory, a file that cannot be read, …
+            return Problem(
+                "database_failed", f"{Problem('database_failed').body['detail']} {error.diag.message_primary}"
+            )
     return Problem("internal_error")
 
 

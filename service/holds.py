@@ -2,7 +2,7 @@
 
 import falcon.asgi
 
-from service.db import Pool, call
+from service.db import Pool, read
 from service.postings import Posting
 from service.requests import AccountId, AmountMinor, LimitMinor, PostingRequest, Time, read_body, read_id
 from service.responses import answer
@@ -49,7 +49,7 @@ class Hold:
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, hold_id: str) -> None:
         """Read a hold as it stands now."""
         ledger_id = req.context.principal.ledger_id
-        [hold] = await call(self._pool, "hold", hold_id=read_id(hold_id, "hold_id"), ledger_id=ledger_id)
+        [hold] = await read(self._pool, "hold", hold_id=read_id(hold_id, "hold_id"), ledger_id=ledger_id)
         answer(resp, hold)
 
 

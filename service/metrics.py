@@ -34,6 +34,12 @@ QUEUED = Gauge(
     "pgteller_coalescer_queued", "Requests that wait for a call to begin", ["function"], multiprocess_mode="livesum"
 )
 REFUSED = Counter("pgteller_coalescer_refused", "Requests answered with 503, the queue being full", ["function"])
+LOCKED_ROWS = Gauge(
+    "pgteller_locked_rows", "Accounts that somebody keeps locked, so that requests wait", multiprocess_mode="livemax"
+)
+WAITING_FOR_ROWS = Gauge(
+    "pgteller_waiting_for_rows", "Requests that wait until such an account is free", multiprocess_mode="livesum"
+)
 REQUESTS = Counter("pgteller_http_requests", "Requests answered", ["method", "route", "status"])
 
 

@@ -6,6 +6,7 @@ import falcon.asgi
 
 from service.coalescer import Coalescer
 from service.db import Pool, call
+from service.locked_rows import ACCOUNT, SETTLEMENT, Row
 from service.requests import (
     AccountId,
     AmountMinor,
@@ -68,26 +69,37 @@ class Postings(Coalescer[Item, dict[str, Any]]):
     """Postings that wait together are one call of bank.post; each gets the outcome that it would have got alone."""
 
     function = "post"
+    reads = False
 
-    async def call(self, ledger_id: int, items: list[Item]) -> list[dict[str, Any]]:
-        """Post the items in order."""
+    def statement(self, ledger_id: int, items: list[Item]) -> tuple[str, dict[str, Any]]:
+        """Return bank.post for many, and its own function for one."""
         if len(items) == 1:
             function, arguments = items[0].singular()
-            return await call(self.pool, function, **arguments, ledger_id=ledger_id)
+            return function, {**arguments, "ledger_id": ledger_id}
         types, debits, credits_, amounts, keys, descriptions, external_ids, metadatas = zip(*items, strict=True)
-        return await call(
-            self.pool,
-            "post",
-            transaction_types=list(types),
-            debit_account_ids=list(debits),
-            credit_account_ids=list(credits_),
-            amounts_minor=list(amounts),
-            idempotency_keys=list(keys),
-            descriptions=_given(descriptions, None),
-            external_ids=_given(external_ids, None),
-            metadatas=_given(metadatas, "{}"),
-            ledger_id=ledger_id,
-        )
+        return "post", {
+            "transaction_types": list(types),
+            "debit_account_ids": list(debits),
+            "credit_account_ids": list(credits_),
+            "amounts_minor": list(amounts),
+            "idempotency_keys": list(keys),
+            "descriptions": _given(descriptions, None),
+            "external_ids": _given(external_ids, None),
+            "metadatas": _given(metadatas, "{}"),
+            "ledger_id": ledger_id,
+        }
+
+    def answers(self, items: list[Item], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the rows, which are in the order of the items."""
+        return rows
+
+    def locks(self, ledger_id: int, item: Item) -> list[Row]:
+        """Return both accounts, one of which may be the settlement account."""
+        sides = (item.debit_account_id, item.credit_account_id)
+        return [
+            Row(ledger_id, ACCOUNT, side) if side is not None else Row(ledger_id, SETTLEMENT, other or 0)
+            for side, other in (sides, sides[::-1])
+        ]
 
     async def dry_run(self, ledger_id: int, item: Item) -> list[dict[str, Any]]:
         """Say what the item would do, alone."""

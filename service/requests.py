@@ -5,6 +5,7 @@ Only what the database could not be handed is refused here; what a value means i
 
 import json
 import re
+import time
 from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -12,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_ori
 import falcon.asgi
 import msgspec
 
+from service import deadlines
 from service.errors import Problem, invalid
 
 AccountId = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
@@ -166,7 +168,9 @@ async def _read(req: falcon.asgi.Request) -> bytes:
     limit_bytes = req.context.body_bytes_max
     if (req.content_length or 0) > limit_bytes:
         raise Problem("payload_too_large", limit_bytes=limit_bytes)
+    began = time.monotonic()
     body: bytes = await req.stream.read(limit_bytes + 1)
+    deadlines.extend(time.monotonic() - began)
     if len(body) > limit_bytes:
         raise Problem("payload_too_large", limit_bytes=limit_bytes)
     return body

@@ -2,7 +2,7 @@
 
 import falcon.asgi
 
-from service.db import Pool, call
+from service.db import Pool, read
 from service.pages import Pages
 from service.requests import read_id
 from service.responses import answer
@@ -22,7 +22,7 @@ class Statement:
         """Read a page of entries; next_cursor is null on the last page."""
         page = ENTRIES.read(req)
         number, ledger_id = read_id(account_id, "account_id"), req.context.principal.ledger_id
-        entries = await call(
+        entries = await read(
             self._pool,
             "statement",
             account_id=number,

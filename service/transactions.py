@@ -2,7 +2,7 @@
 
 import falcon.asgi
 
-from service.db import Pool, call
+from service.db import Pool, read
 from service.requests import Request, Text, read_id, read_query
 from service.responses import answer
 
@@ -25,7 +25,7 @@ class GetTransaction:
         """Read a transaction, successful or failed."""
         ledger_id = req.context.principal.ledger_id
         number = read_id(transaction_id, "transaction_id")
-        [posting] = await call(self._pool, "get_transaction", transaction_id=number, ledger_id=ledger_id)
+        [posting] = await read(self._pool, "get_transaction", transaction_id=number, ledger_id=ledger_id)
         answer(resp, posting)
 
 
@@ -41,5 +41,5 @@ class FindTransaction:
         """Read the transaction of an idempotency key."""
         ledger_id = req.context.principal.ledger_id
         key = read_query(req, FindTransactionQuery).idempotency_key
-        [posting] = await call(self._pool, "find_transaction", idempotency_key=key, ledger_id=ledger_id)
+        [posting] = await read(self._pool, "find_transaction", idempotency_key=key, ledger_id=ledger_id)
         answer(resp, posting)

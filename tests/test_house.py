@@ -195,7 +195,7 @@ def _resources() -> list[tuple[str, str]]:
 
 def test_every_public_function_for_callers_has_a_route() -> None:
     """The docstring of a resource begins with METHOD path: bank.function."""
-    functions = {"health", "has_entries_from_the_future"}  # /health/ready
+    functions = {"health", "has_entries_from_the_future", "read_only_reason"}  # /health/ready
     readme = (ROOT / "README.md").read_text()
     for path, name in _resources():
         if path.startswith("/v1/"):
@@ -212,7 +212,9 @@ def test_every_public_function_for_callers_has_a_route() -> None:
         "authenticate",
         "balances",
         "end_expired_holds",
+        "locked_rows",
         "post",
+        "principals",
         "require_success",
         "verify",
     }

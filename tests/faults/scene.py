@@ -56,7 +56,7 @@ def running(directory: Path) -> Iterator[Scene]:
         migrate(bank.owner_url)
         with psycopg.connect(bank.owner_url, autocommit=True) as connection:
             connection.execute(f"alter role bank_app login password '{APP_PASSWORD}'")
-        http = HttpServer(bank.app_url, pool_timeout_seconds=2, hold_sweep_seconds=1)
+        http = HttpServer(bank.app_url, request_timeout_seconds=2, hold_sweep_seconds=1)
         try:
             http.start()
             yield Scene(server, bank, http, create_key(bank)[0])

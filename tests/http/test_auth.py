@@ -1,15 +1,19 @@
 """Who may do what."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
 
 from service import keys
+from service.coalescer import SLOW_CALLS_MAX
 from service.owner import call, connect
+from tests.conftest import Bank
 from tests.http.conftest import Service, new_key, open_account, problem_of, transfer
-from tests.http_server import create_key, wait_for
+from tests.http.test_metrics import figure
+from tests.http_server import HttpServer, create_key, wait_for
 
 SCOPE_OF_ROUTE = {
     "POST /v1/accounts": "accounts:write",
@@ -223,3 +227,55 @@ def test_a_ledger_does_not_see_the_accounts_of_another(
     problem_of(other_client.get(f"/v1/transactions/{facts['transaction']}"), 404, "transaction_not_found")
     found = other_client.get("/v1/transactions", params={"idempotency_key": str(facts["key"])})
     problem_of(found, 404, "transaction_not_found")
+
+
+def look_ups(http: HttpServer) -> tuple[float, float]:
+    """Return how many calls looked keys up, and for how many requests."""
+    name = "pgteller_coalescer_flush_items"
+    return figure(http, f"{name}_count", function="principals"), figure(http, f"{name}_sum", function="principals")
+
+
+def test_equal_keys_are_looked_up_once_and_others_together(bank: Bank) -> None:
+    """While one look-up is held up, all the others gather behind it."""
+    http = HttpServer(bank.app_url, workers=1, lock_timeout_ms=0)
+    keys = [create_key(bank)[0] for _ in range(3)]
+    try:
+        http.start()
+        with (
+            bank.connect("bank_owner", autocommit=False) as locker,
+            bank.connect("bank_owner") as owner,
+            ThreadPoolExecutor(100) as threads,
+        ):
+            locker.execute("lock table bank.api_key in access exclusive mode")
+
+            def ask(key: str) -> int:
+                with http.client(key) as client:
+                    return client.get("/v1/accounts/1").status_code
+
+            # So many that all calls which may go past a slow one are held up as well.
+            answers = [threads.submit(ask, keys[0]) for _ in range(1 + SLOW_CALLS_MAX)]
+            query = "select from pg_stat_activity where application_name = 'pgteller' and pg_blocking_pids(pid) <> '{}'"
+            wait_for(lambda: bool(owner.execute(query).fetchall()), "a look-up waits")
+            answers += [threads.submit(ask, key) for key in [*keys * 10, *(f"pgt_{n}" for n in range(20))]]
+            wait_for(lambda: figure(http, "pgteller_coalescer_queued", function="principals") > 0, "others queue")
+            locker.rollback()
+            statuses = [answer.result() for answer in answers]
+        assert (statuses.count(404), statuses.count(401)) == (1 + SLOW_CALLS_MAX + 30, 20)
+        calls, _ = look_ups(http)
+        assert calls < len(answers) / 2
+    finally:
+        http.stop()
+
+
+def test_a_key_is_looked_up_once_while_it_is_remembered_known_or_not(bank: Bank) -> None:
+    http = HttpServer(bank.app_url, workers=1, key_cache_seconds=60)
+    try:
+        http.start()
+        key, _ = create_key(bank)
+        for each, status in ((key, 404), ("pgt_of_nobody", 401)):
+            before = look_ups(http)
+            with http.client(each) as client:
+                assert [client.get("/v1/accounts/1").status_code for _ in range(5)] == [status] * 5
+            assert look_ups(http) == (before[0] + 1, before[1] + 1)
+    finally:
+        http.stop()

@@ -4,9 +4,11 @@ import re
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
-from tests.conftest import Bank
+from service.errors import from_database
+from tests.conftest import Bank, Connection
 from tests.http.conftest import Service, new_key, open_account, problem_of
 from tests.http_server import HttpServer, create_key
 
@@ -160,7 +162,7 @@ def test_a_rejection_that_only_a_newer_database_knows_is_answered_as_it_came(ban
 
 def test_a_wait_for_a_lock_that_takes_too_long_posts_nothing_and_says_so(bank: Bank) -> None:
     key, _ = create_key(bank)
-    http = HttpServer(bank.app_url, workers=1, statement_timeout_seconds=1)
+    http = HttpServer(bank.app_url, workers=1, request_timeout_seconds=1)
     try:
         http.start()
         with bank.connect("bank_owner", autocommit=False) as owner, http.client(key) as client:
@@ -184,3 +186,32 @@ def test_options_names_the_methods(client: httpx.Client) -> None:
 
 def test_the_log_of_the_shared_service_has_no_surprises(service: Service) -> None:
     assert "internal_error" not in service.http.log()
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "code"),
+    [
+        ("40001", "timed_out"),
+        ("40P01", "timed_out"),
+        ("55P03", "timed_out"),
+        ("57014", "timed_out"),
+        ("25006", "read_only"),
+        ("53100", "database_failed"),
+        ("53200", "database_failed"),
+        ("55000", "database_failed"),
+        ("55006", "database_failed"),
+        ("57000", "database_failed"),
+        ("58030", "database_failed"),
+        ("22003", "invalid_request"),
+        ("57P01", "outcome_unknown"),
+        ("08006", "outcome_unknown"),
+        ("XX000", "internal_error"),
+        ("42883", "internal_error"),
+    ],
+)
+def test_an_error_of_the_database_is_told_for_what_it_leaves_behind(
+    database: Connection, sqlstate: str, code: str
+) -> None:
+    with pytest.raises(psycopg.Error) as raised:
+        database.execute(f"do $$ begin raise exception using errcode = '{sqlstate}'; end $$")
+    assert from_database(raised.value).body["code"] == code

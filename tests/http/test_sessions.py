@@ -12,7 +12,7 @@ import pytest
 from psycopg import sql
 
 from service.config import Settings
-from service.db import make_pool
+from service.db import Pool
 from service.embedded import EmbeddedPostgres
 from service.errors import from_database
 from service.migrate import migrate
@@ -167,7 +167,7 @@ def test_a_letter_that_the_database_does_not_have_is_the_fault_of_its_request_al
         chosen = replace(Settings(), database_url=bank.owner_url, coalescer_flushes_max=1)
 
         async def post() -> list[dict[str, Any] | BaseException]:
-            async with make_pool(chosen) as pool:
+            async with Pool(chosen) as pool:
                 postings = Postings(pool, chosen)
                 items = [Item("transfer", ada, bob, 1, f"k{n}", text, None, "{}") for n, text in enumerate(texts)]
                 return await asyncio.gather(*(postings.submit(1, item) for item in items), return_exceptions=True)

@@ -13,7 +13,7 @@ from tests.http_server import HttpServer, wait_for
 
 
 def start(bank: Bank, **settings: int) -> Iterator[HttpServer]:
-    http = HttpServer(bank.app_url, pool_timeout_seconds=1, **settings)
+    http = HttpServer(bank.app_url, request_timeout_seconds=1, **settings)
     try:
         http.start()
         yield http
