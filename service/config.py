@@ -32,6 +32,18 @@ class Settings:
     """How long a call waits for a lock before its requests are set aside: many times what a posting takes. 0: to the
     deadline, with a connection in its hands."""
     body_bytes_max: int = 4_194_304
+    url_bytes_max: int = 8192
+    header_bytes_max: int = 16_384
+    """All headers of a request together; up to 4 KiB more are taken when they come with what ends them."""
+    header_count_max: int = 100
+    first_byte_timeout_seconds: int = 30
+    """How long a new connection may be silent."""
+    headers_timeout_seconds: int = 15
+    """How long a request may take from its first byte to the end of its headers."""
+    body_timeout_seconds: int = 60
+    """How long a body may take after the headers; also how long a client may let its answer wait."""
+    connections_max: int = 4096
+    """Open connections of each worker; fewer where the system allows it fewer files."""
     key_cache_seconds: int = 1
     """How long a worker trusts an API key that it has looked up; a revoked key is refused after that."""
     graceful_timeout_seconds: int = 20
@@ -77,6 +89,13 @@ VARIABLES = {
     "request_timeout_seconds": "REQUEST_TIMEOUT_SECONDS",
     "lock_timeout_ms": "LOCK_TIMEOUT_MS",
     "body_bytes_max": "BODY_BYTES_MAX",
+    "url_bytes_max": "URL_BYTES_MAX",
+    "header_bytes_max": "HEADER_BYTES_MAX",
+    "header_count_max": "HEADER_COUNT_MAX",
+    "first_byte_timeout_seconds": "FIRST_BYTE_TIMEOUT_SECONDS",
+    "headers_timeout_seconds": "HEADERS_TIMEOUT_SECONDS",
+    "body_timeout_seconds": "BODY_TIMEOUT_SECONDS",
+    "connections_max": "CONNECTIONS_MAX",
     "key_cache_seconds": "KEY_CACHE_SECONDS",
     "graceful_timeout_seconds": "GRACEFUL_TIMEOUT_SECONDS",
     "coalescer_flushes_max": "COALESCER_FLUSHES_MAX",
@@ -118,6 +137,13 @@ _CONVERTERS: dict[str, Callable[[str], object]] = {
     "request_timeout_seconds": _positive,
     "lock_timeout_ms": _count,
     "body_bytes_max": _count,
+    "url_bytes_max": _positive,
+    "header_bytes_max": _positive,
+    "header_count_max": _positive,
+    "first_byte_timeout_seconds": _positive,
+    "headers_timeout_seconds": _positive,
+    "body_timeout_seconds": _positive,
+    "connections_max": _positive,
     "key_cache_seconds": _count,
     "graceful_timeout_seconds": _count,
     "coalescer_flushes_max": _count,

@@ -40,6 +40,7 @@ LOCKED_ROWS = Gauge(
 WAITING_FOR_ROWS = Gauge(
     "pgteller_waiting_for_rows", "Requests that wait until such an account is free", multiprocess_mode="livesum"
 )
+HTTP_REFUSED = Counter("pgteller_http_refused", "Connections ended for what their clients sent or did not", ["reason"])
 REQUESTS = Counter("pgteller_http_requests", "Requests answered", ["method", "route", "status"])
 
 

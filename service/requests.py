@@ -171,6 +171,8 @@ async def _read(req: falcon.asgi.Request) -> bytes:
     began = time.monotonic()
     body: bytes = await req.stream.read(limit_bytes + 1)
     deadlines.extend(time.monotonic() - began)
+    if req.scope.get("state", {}).get("body_cut_short"):  # Falcon's stream ends the same either way
+        raise invalid("body", "was not sent to its end")
     if len(body) > limit_bytes:
         raise Problem("payload_too_large", limit_bytes=limit_bytes)
     return body

@@ -2,12 +2,21 @@
 
 import gc
 import os
+import resource
 import signal
 import tempfile
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar
 
+import structlog
 from uvicorn_worker import UvicornWorker
+
+from service.config import Settings
+
+log = structlog.get_logger()
+
+_OTHER_FILES = 256
+"""Descriptors besides clients and the pool: refused clients that linger, listeners, figures, the log."""
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]  # it has no types
@@ -15,7 +24,6 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # it has no types
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "uvloop",
-        "http": "httptools",
         "lifespan": "on",
         "access_log": False,
         "server_header": False,
@@ -25,6 +33,13 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # it has no types
 
     def run(self) -> None:
         """Serve. What was loaded until now stays, and requests leave little behind that only a search would find."""
+        # Not before raw_env is in force, see gunicorn.conf.py: it imports the metrics.
+        from service.http_protocol import Connections, HttpProtocol  # noqa: PLC0415
+
+        settings = Settings.from_environment()
+        self.config.http = partial(
+            HttpProtocol, worker_connections=Connections(settings, connections_that_fit(settings))
+        )
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 50, 100)  # searching as often as Python does by default took a quarter of the time
@@ -35,6 +50,24 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # it has no types
         if os.getppid() != self.ppid:
             signal.raise_signal(signal.SIGTERM)
         await super().callback_notify()
+
+
+def connections_that_fit(settings: Settings) -> int:
+    """Raise the soft limit of open files as far as needed; return how many connections of clients there may be.
+
+    So accept() never fails for want of a descriptor: uvloop would then close the connection and say nothing.
+    """
+    others = _OTHER_FILES + settings.pool_connections_max
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = settings.connections_max + others
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft < needed:
+            connections_max = max(1, soft - others)
+            log.warning("fewer connections than CONNECTIONS_MAX, for the limit of open files", limit=connections_max)
+            return connections_max
+    return settings.connections_max
 
 
 @cache
