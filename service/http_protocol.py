@@ -16,6 +16,7 @@ from typing import Any
 import httptools
 import msgspec
 import structlog
+from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -140,6 +141,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._unparsed = b""
         self._upgrade_ignored = False
+        self._running: RequestResponseCycle | None = None
         self._fault: tuple[str, Problem] | None = None
         self._answer_later: bytes | None = None
 
@@ -164,6 +166,9 @@ class HttpProtocol(HttpToolsProtocol):
         self.deadline = self.write_deadline = math.inf
         self._unparsed = b""
         self._phase = _REFUSED
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True  # uvicorn marks the last of a pipeline
+            self._running.message_event.set()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -212,7 +217,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _check_head(self, size_bytes: int) -> None:
         if self._head_bytes == 0:
-            self.deadline = self.loop.time() + self._settings.headers_timeout_seconds
+            self._wait_for_rest()
         self._head_bytes += size_bytes
         if fault := self._fault_of_head():
             self._refuse(*fault)
@@ -229,8 +234,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _check_body(self, size_bytes: int) -> None:
         if self._wire_bytes == 0:
-            # One that waits for an earlier answer cannot send: it is not read.
-            self.deadline = math.inf if self.pipeline else self.loop.time() + self._settings.body_timeout_seconds
+            self._wait_for_rest()
         self._wire_bytes += size_bytes
         body_bytes_max = self._settings.body_bytes_max
         if (
@@ -241,6 +245,12 @@ class HttpProtocol(HttpToolsProtocol):
         elif self.cycle.response_complete and self._body_bytes > 2 * body_bytes_max:
             self._among.count("body_bytes")
             self._end()
+
+    def _wait_for_rest(self) -> None:
+        """Set the deadline of what has begun: none while requests wait for earlier answers, and nothing is read."""
+        settings = self._settings
+        seconds = settings.headers_timeout_seconds if self._phase == _HEAD else settings.body_timeout_seconds
+        self.deadline = math.inf if self.pipeline else self.loop.time() + seconds
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Read the request again without its Upgrade header: the parser takes what follows one for another protocol."""
@@ -276,6 +286,8 @@ class HttpProtocol(HttpToolsProtocol):
         if self._upgrade_ignored:
             return
         super().on_headers_complete()
+        # Falcon waits for the first of a body before it asks who this is and how much is to come. It gets that now.
+        self.cycle.message_event.set()
         self.headers = []  # trailers are no headers
         self._phase = _BODY
         self._wire_bytes = self._body_bytes = 0
@@ -299,6 +311,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     # ---- what goes out
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_response_complete(self) -> None:
         """Go on to the next request, as uvicorn does, but with no timer of its own for each."""
         self.server_state.total_requests += 1
@@ -307,17 +323,14 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-            if not self.pipeline and self._phase == _BODY:
-                self.deadline = self.loop.time() + self._settings.body_timeout_seconds
+            if self._phase in (_HEAD, _BODY):
+                self._wait_for_rest()
             self._feed_unparsed()
         elif self._answer_later is not None:
             self._write_last(self._answer_later)
             return
         elif self._phase == _BETWEEN:
             self._rest()
-        elif self._phase == _BODY and self.expect_100_continue:
-            self._end()  # nobody knows whether the body will come
-            return
         else:
             self._wait_in(self._among.idle)
         self.flow.resume_reading()
