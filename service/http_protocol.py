@@ -213,6 +213,8 @@ class HttpProtocol(HttpToolsProtocol):
         if self._phase == _HEAD:
             self._check_head(len(data))
         elif self._phase == _BODY:
+            # Falcon waits for the first of a body before it asks who this is and how much is to come. It gets that now.
+            self.cycle.message_event.set()
             self._check_body(len(data))
 
     def _check_head(self, size_bytes: int) -> None:
@@ -224,11 +226,12 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _fault_of_head(self) -> tuple[str, Problem] | None:
         limits = self._settings
-        if len(self.url) > limits.url_bytes_max:
+        url_bytes = len(self.url)
+        if url_bytes > limits.url_bytes_max:
             return "url_bytes", Problem("url_too_long", limit_bytes=limits.url_bytes_max)
         if len(self.headers) > limits.header_count_max:
             return "header_count", Problem("headers_too_large", limit_count=limits.header_count_max)
-        if self._head_bytes - len(self.url) > limits.header_bytes_max:
+        if self._head_bytes - url_bytes > limits.header_bytes_max:
             return "header_bytes", Problem("headers_too_large", limit_bytes=limits.header_bytes_max)
         return None
 
@@ -273,12 +276,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Start the request, unless its head is at fault."""
-        parser = self.parser
         self._fault = self._fault_of_head()
-        if parser.get_http_version() not in _VERSIONS:
-            self._fault = "http_version", Problem("http_version_not_supported")
-        elif parser.should_upgrade():
-            if parser.get_method() == b"CONNECT":
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
                 self._fault = "malformed", Problem("method_not_allowed")
             self._upgrade_ignored = True
         if self._fault is not None:
@@ -286,12 +286,16 @@ class HttpProtocol(HttpToolsProtocol):
         if self._upgrade_ignored:
             return
         super().on_headers_complete()
-        # Falcon waits for the first of a body before it asks who this is and how much is to come. It gets that now.
-        self.cycle.message_event.set()
         self.headers = []  # trailers are no headers
         self._phase = _BODY
         self._wire_bytes = self._body_bytes = 0
         self._waiting_in.pop(self, None)
+        if self.scope["http_version"] not in _VERSIONS:
+            # To ask the parser beforehand would cost every request something. This one has not begun, and is told at
+            # once that its client is gone; before that Falcon looks at the version.
+            self.scope["http_version"] = _VERSIONS[0]
+            self._fault = "http_version", Problem("http_version_not_supported")
+            raise ValueError(self._fault[0])
 
     def on_body(self, body: bytes) -> None:
         """Count what is body, which the rest of what came is not."""
