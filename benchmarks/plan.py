@@ -24,6 +24,8 @@ class Options:
     seed: int = 1
     warm_up_seconds: int = 1
     """Each workload is run so long before its runs count; 0: not at all."""
+    lock_seconds: int = 20
+    """How long rows are kept locked in group slow, whose runs last so long."""
     pgledger: Path | None = None
     tigerbeetle: str | None = None
     growth: tuple[int, ...] = (100_000, 1_000_000, 5_000_000, 20_000_000)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import berka, growth, http_workloads, report, sql_workloads
+from benchmarks import berka, growth, http_workloads, report, slow, sql_workloads
 from benchmarks.load import wrk_version
 from benchmarks.machine import facts
 from benchmarks.plan import Group, Options
@@ -33,11 +33,12 @@ GROUPS: dict[str, Callable[[Bench], Group]] = {
     "berka": berka.run_group,
     "storage": growth.run_storage,
     "growth": growth.run_growth,
+    "slow": slow.run_group,
 }
-FULL_ONLY = {"growth"}
+FULL_ONLY = {"growth", "slow"}
 WORKLOADS = {
     name: workloads
-    for tables in (sql_workloads.TABLES, http_workloads.TABLES, berka.TABLES, growth.TABLES)
+    for tables in (sql_workloads.TABLES, http_workloads.TABLES, berka.TABLES, growth.TABLES, slow.TABLES)
     for name, workloads in tables.items()
 }
 
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tpcb_scale=parsed.tpcb_scale,
         seed=parsed.seed,
         warm_up_seconds=parsed.warm_up,
+        lock_seconds=parsed.lock_seconds,
         pgledger=parsed.pgledger,
         tigerbeetle=parsed.tigerbeetle,
     )
@@ -107,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=int, help="of each run of a workload: 3, with --full 4")
     parser.add_argument("--warm-up", type=int, default=1, help="seconds of each workload that do not count")
     parser.add_argument("--rounds", type=int, help="3, with --full 5")
+    parser.add_argument("--lock-seconds", type=int, default=20, help="how long rows are kept locked in group slow")
     parser.add_argument("--accounts", type=int, default=100_000)
     parser.add_argument("--tpcb-scale", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1, help="of the random numbers")

@@ -12,6 +12,7 @@ BENCHMARKS = Path(run.__file__).parent
 WORKLOADS = [workload for workloads in run.WORKLOADS.values() for workload in workloads]
 SQL = ["tpcb", "ceiling", "transfer"]
 BATCH = ["ceiling_batch_100_c2", "batch_100_c2"]
+SLOW = ["slow_none", "slow_row"]
 HTTP = ["http_noop_post", "http_transfer", "http_balance"]
 
 needs_wrk = pytest.mark.skipif(load.wrk_version() is None, reason="wrk is not installed")
@@ -22,7 +23,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the raw figures of tiny benchmarks, all on one server."""
     folder = tmp_path_factory.mktemp("results")
     tiny = ["--seconds", "1", "--rounds", "1", "--warm-up", "0", "--accounts", "200", "--tpcb-scale", "1"]
-    assert run.main([*tiny, "--results", str(folder), "--only", *SQL, *BATCH, *HTTP]) == 0
+    tiny += ["--lock-seconds", "1", "--results", str(folder)]
+    assert run.main([*tiny, "--only", *SQL, *BATCH, *HTTP, *SLOW]) == 0
     return folder
 
 
@@ -44,6 +46,14 @@ def test_http_workloads_run_without_a_refused_request_and_the_ledger_verifies(re
     group = groups(results)["http"]
     assert list(group["runs"]) == HTTP, group["notes"]
     assert all(run["calls"] > 0 and run["failed"] == 0 for [run] in group["runs"].values())
+    assert (group["violations"], group["rejected"]) == (0, 0)
+
+
+def test_requests_are_answered_beside_a_locked_row_and_those_for_it_are_granted_in_the_end(results: Path) -> None:
+    group = groups(results)["slow"]
+    assert list(group["runs"]) == SLOW, group["notes"]
+    assert all(run["calls"] > 0 and run["failed"] == 0 for [run] in group["runs"].values())
+    assert group["figures"]["slow_row: waiting, 201"] == 200
     assert (group["violations"], group["rejected"]) == (0, 0)
 
 
