@@ -26,7 +26,9 @@ UNRELATED_PER_SECOND = 300
 ANSWER_SECONDS_MAX = 60.0
 """A client gives a request up after this."""
 BEGIN_SECONDS = 0.5
-"""Unrelated requests begin so long after those that wait."""
+"""Unrelated requests begin so long after the first that wait."""
+ARRIVAL = 0.1
+"""Those that wait arrive one after another in this first part of the time."""
 AFTER_SECONDS = 1
 """They go on so long after the locks are let go and all who waited were answered."""
 RETRY_SECONDS = 1
@@ -170,6 +172,8 @@ class _Run:
             other = self._random.choice(self._below)
             body = {"debit_account_id": locked, "credit_account_id": other, "amount_minor": 1}
         key = self._key()
+        # Not all at once, for then one call of the service would take them all.
+        await asyncio.sleep(client / int(self._workload.variables["WAITING"]) * ARRIVAL * self._lock_seconds)
         with closing(_Connection(self._url, self._bench.key)) as connection:
             while not self.seen.released_at or _now() < self.seen.released_at + ANSWER_SECONDS_MAX:
                 answer = await connection.send(path, body, key)
