@@ -46,10 +46,10 @@ class Scene:
 
 
 @contextmanager
-def running(directory: Path) -> Iterator[Scene]:
-    """Start PostgreSQL and the service, and end what is left of them."""
+def running(directory: Path, **settings: str) -> Iterator[Scene]:
+    """Start PostgreSQL, with these settings, and the service, and end what is left of them."""
     pgbin = os.environ.get("PGTELLER_TEST_PGBIN")
-    server = EmbeddedPostgres(directory, pgbin=Path(pgbin) if pgbin else None)
+    server = EmbeddedPostgres(directory, pgbin=Path(pgbin) if pgbin else None, settings=settings)
     bank = Bank(server, "postgres")
     try:
         server.start()
@@ -70,6 +70,11 @@ def kill_postmaster(scene: Scene) -> None:
     assert scene.server.pid is not None
     os.kill(scene.server.pid, signal.SIGKILL)
     wait_for(lambda: not scene.server.is_running(), "the postmaster has died")
+    restart(scene)
+
+
+def restart(scene: Scene) -> None:
+    """Start PostgreSQL, which has ended, again."""
     scene.ended_logs.append(scene.server.log_file.read_text(errors="replace"))
     scene.server.start()
 

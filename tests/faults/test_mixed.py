@@ -1,7 +1,10 @@
-"""kill -9 of PostgreSQL and of workers while clients mix every kind of request, over HTTP and over SQL.
+"""Faults of every kind while clients mix every kind of request, over HTTP and over SQL.
 
-For the long run by hand:
-PGTELLER_FAULT_SECONDS=60 PGTELLER_FAULT_CLIENTS=50 .venv/bin/pytest tests/faults/test_mixed.py -s
+Things are killed with kill -9, stand still, are locked, take no writes, or have no room. A quarter of the clients are
+bystanders: they have accounts of their own, which no fault is about, and a locked row must not stop them.
+
+For the long run by hand, which has all faults, and longer ones:
+PGTELLER_FAULT_SECONDS=1800 PGTELLER_FAULT_CLIENTS=50 .venv/bin/pytest tests/faults/test_mixed.py -s
 PGTELLER_FAULT_SEED draws the same requests again; how they interleave is another matter.
 """
 
@@ -10,35 +13,118 @@ import random
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
+
+import pytest
 
 from tests.conftest import Connection
+from tests.faults.disk import Disk, small_disk
+from tests.faults.disturbances import (
+    fill_disk,
+    lock_row,
+    make_read_only,
+    stop_backend,
+    stop_postmaster,
+    stop_worker,
+)
 from tests.faults.scene import (
-    FAULTS,
-    FAULTS_OF_CLIENTS,
+    CLIENT,
     RECOVERY_SECONDS_MAX,
     RETRY_SECONDS,
     SECONDS,
     Scene,
+    kill_backend,
+    kill_postmaster,
+    kill_worker,
+    running,
 )
-from tests.faults.traffic import BRANCH, KINDS, MAIN, Again, Answer, Client, OverHttp, OverSql, Request, World, seen
+from tests.faults.timeline import ROW_LOCK, WORKER_STOPS, Attempt, Window, effects, overlong, stopped_by_a_lock, table
+from tests.faults.traffic import (
+    BRANCH,
+    KINDS,
+    MAIN,
+    Again,
+    Answer,
+    Client,
+    OverHttp,
+    OverSql,
+    Request,
+    World,
+    Wrong,
+    seen,
+)
 from tests.helpers import Row, call, open_account
 from tests.http_server import create_key, violations, wait_for
 
 CLIENTS = int(os.environ.get("PGTELLER_FAULT_CLIENTS", "12"))
 SEED = int(os.environ.get("PGTELLER_FAULT_SEED", "0")) or random.randrange(1, 2**32)  # noqa: S311 - of a test
-STEPS = (100, 500)  # answers between two faults
+LONG = SECONDS >= 60
+STEPS = (100, 500) if LONG else (50, 100)  # answers between two faults
+BYSTANDERS_ONE_IN = 4
+READ_ONLY_SECONDS = 60.0  # once in the long run
+INSIST_SECONDS_MAX = 2 * READ_ONLY_SECONDS + RECOVERY_SECONDS_MAX
+RETRY_SECONDS_MAX = 0.2
 OPENING_MINOR = 100_000
 REPLAYS = 300
 DEADLOCKS_ONE_IN = 200
 IMPATIENT = 0.03  # of the requests are given up at once, and sent again while the first attempt is under way
 IMPATIENT_SECONDS = 0.02
 
-ALL_FAULTS = FAULTS | FAULTS_OF_CLIENTS
+READ_ONLY_LONG, DISK_FULL = "read-only for long", "disk full"
+ONCE = {READ_ONLY_LONG, DISK_FULL}
+
+
+@pytest.fixture
+def disk() -> Iterator[Disk | None]:
+    """A small disk for the server in the long run, if we may mount one."""
+    if not LONG:
+        yield None
+        return
+    with small_disk() as disk:
+        yield disk
+
+
+@pytest.fixture
+def scene(disk: Disk | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """A server and a service of the test's own, the server on the small disk if there is one."""
+    if disk is None:
+        with running(tmp_path_factory.mktemp("postgresql")) as scene:
+            yield scene
+    else:
+        with running(disk.path / "postgresql", max_wal_size="256MB") as scene:
+            yield scene
+
+
+def faults_of(world: World, disk: Disk | None, draw: random.Random) -> dict[str, Callable[[Scene], None]]:
+    """Return what is done to the scene: in the long run more, and for longer."""
+
+    def seconds(short: float, long: float) -> float:
+        return draw.uniform(short, long) if LONG else short
+
+    lockable = [*world.plain, *world.limited, world.metered, *world.freezable, *world.foreign]
+    faults: dict[str, Callable[[Scene], None]] = {
+        "worker killed": kill_worker,
+        "backend of a client killed": partial(kill_backend, application=CLIENT),
+        "backend stopped": lambda scene: stop_backend(scene, seconds(1, 13)),
+        ROW_LOCK: lambda scene: lock_row(scene, draw.choice(lockable), seconds(4, 13)),
+        "read-only": lambda scene: make_read_only(scene, seconds(1, 5)),
+    }
+    if LONG:
+        faults |= {
+            "postmaster killed": kill_postmaster,
+            "backend of the service killed": kill_backend,
+            WORKER_STOPS: lambda scene: stop_worker(scene, seconds(1, 8)),
+            "postmaster stopped": lambda scene: stop_postmaster(scene, seconds(1, 13)),
+            READ_ONLY_LONG: lambda scene: make_read_only(scene, READ_ONLY_SECONDS),
+        }
+    if disk is not None:
+        faults[DISK_FULL] = lambda scene: fill_disk(scene, disk, seconds(1, 3))
+    return faults
 
 
 @dataclass
@@ -46,47 +132,67 @@ class Record:
     """What one client saw."""
 
     answers: list[tuple[Request, Answer]] = field(default_factory=list)
-    sent: Counter[str] = field(default_factory=Counter)
     retried: Counter[str] = field(default_factory=Counter)
+    attempts: list[Attempt] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    """Answers that are never right."""
 
 
 class Traffic:
     """The clients: each has both ways to send a request, and draws one for every attempt."""
 
-    def __init__(self, scene: Scene, world: World) -> None:
+    def __init__(self, scene: Scene, world: World, world_of_bystanders: World) -> None:
         self.scene = scene
         self.world = world
+        self.world_of_bystanders = world_of_bystanders
         self.keys = {MAIN: scene.key, BRANCH: create_key(scene.bank, ledger_id=BRANCH)[0]}
         self.records = [Record() for _ in range(CLIENTS)]
         self.stop = threading.Event()
 
     def run(self, number: int) -> None:
         """Send until told to stop, and then finish what was begun."""
-        client, record = Client(self.world, f"{SEED}-{number}"), self.records[number]
+        world = self.world_of_bystanders if is_bystander(number) else self.world
+        client, record = Client(world, f"{SEED}-{number}"), self.records[number]
         http, sql = OverHttp(self.scene.http, self.keys), OverSql(self.scene.bank)
         with closing(http), closing(sql):
             for request in client.requests():
                 if self.stop.is_set():
                     return
-                answer = self.insist(request, client.random, record, (http, sql))
+                answer = self.insist(request, client.random, number, (http, sql))
                 record.answers.append((request, answer))
-                self.world.learn(request, answer)
+                world.learn(request, answer)
 
-    def insist(self, request: Request, draw: random.Random, record: Record, ways: tuple[OverHttp, OverSql]) -> Answer:
+    def insist(self, request: Request, draw: random.Random, number: int, ways: tuple[OverHttp, OverSql]) -> Answer:
         """Send it until the answer is final."""
-        deadline = time.monotonic() + RECOVERY_SECONDS_MAX
+        record, pause_seconds = self.records[number], RETRY_SECONDS
+        deadline = time.monotonic() + INSIST_SECONDS_MAX
         timeout_seconds = IMPATIENT_SECONDS if draw.random() < IMPATIENT else None
         while True:
             way = draw.choice(ways)
-            record.sent[type(way).__name__] += 1
+            began_at = time.monotonic()
             try:
-                return way.send(request, timeout_seconds)
+                answer: Answer | Again = way.send(request, timeout_seconds)
             except Again as again:
-                record.retried[str(again)] += 1
-                assert time.monotonic() < deadline, f"{request} was not answered: {record.retried}"
+                answer = again
+            what = str(answer) if isinstance(answer, Again) else answer.code or "success"
+            is_final = isinstance(answer, Answer)
+            attempt = Attempt(
+                number, type(way).__name__, began_at, time.monotonic(), what, is_final, is_bystander(number)
+            )
+            record.attempts.append(attempt)
+            if isinstance(answer, Answer):
+                return answer
+            record.retried[what] += 1
+            if isinstance(answer, Wrong):
+                record.wrong.append(f"{request.kind}: {what}")
+            assert time.monotonic() < deadline, f"{request} was not answered: {record.retried}"
             if timeout_seconds is None:
-                time.sleep(RETRY_SECONDS)
+                time.sleep(pause_seconds)
+                pause_seconds = min(2 * pause_seconds, RETRY_SECONDS_MAX)
             timeout_seconds = None
+
+    def attempts(self) -> list[Attempt]:
+        return [attempt for record in self.records for attempt in record.attempts]
 
     def answered(self) -> int:
         return sum(len(record.answers) for record in self.records)
@@ -95,10 +201,12 @@ class Traffic:
         return [pair for record in self.records for pair in record.answers]
 
 
+def is_bystander(number: int) -> bool:
+    return number % BYSTANDERS_ONE_IN == 0
+
+
 def make_world(scene: Scene) -> World:
     """Open the accounts, in two ledgers."""
-    with scene.bank.connect("bank_owner") as owner:
-        assert call(owner, "create_ledger", "Branch")["ledger_id"] == BRANCH
     with scene.bank.connect() as app:
         world = World(
             plain=[open_account(app) for _ in range(6)],
@@ -114,35 +222,45 @@ def make_world(scene: Scene) -> World:
     return world
 
 
-def test_what_was_acknowledged_of_every_kind_is_there_exactly_once_after_kill_9_of_everything(scene: Scene) -> None:
-    world, began_at, kills = make_world(scene), datetime.now(UTC), Counter[str]()
-    traffic = Traffic(scene, world)
-    opening = Client(world, f"{SEED}-opening")
+def test_what_was_acknowledged_of_every_kind_is_there_exactly_once_after_faults_of_every_kind(
+    scene: Scene, disk: Disk | None
+) -> None:
+    with scene.bank.connect("bank_owner") as owner:
+        assert call(owner, "create_ledger", "Branch")["ledger_id"] == BRANCH
+    worlds, began_at = [make_world(scene), make_world(scene)], datetime.now(UTC)
+    traffic = Traffic(scene, *worlds)
     with closing(OverHttp(scene.http, traffic.keys)) as http:
-        for account_id in [*world.plain, world.metered, *world.limited, *world.foreign, *world.branch]:
-            ledger_id = BRANCH if account_id in world.branch else MAIN
-            request = opening.credit_of(f"opening-{account_id}", account_id, OPENING_MINOR, ledger_id)
-            traffic.records[0].answers.append((request, http.send(request)))
+        for world in worlds:
+            opening = Client(world, f"{SEED}-opening")
+            for account_id in [*world.plain, world.metered, *world.limited, *world.foreign, *world.branch]:
+                ledger_id = BRANCH if account_id in world.branch else MAIN
+                request = opening.credit_of(f"opening-{account_id}", account_id, OPENING_MINOR, ledger_id)
+                traffic.records[0].answers.append((request, http.send(request)))
 
+    windows = list[Window]()
+    draw = random.Random(SEED)  # noqa: S311 - of a test
+    faults = faults_of(traffic.world, disk, draw)
     end = time.monotonic() + SECONDS
     with ThreadPoolExecutor(CLIENTS) as threads:
         clients: list[Future[None]] = []
         try:
             clients = [threads.submit(traffic.run, number) for number in range(CLIENTS)]
-            for name in faults():
+            for name in in_turn(list(faults), draw):
                 await_progress(traffic, clients)
-                if time.monotonic() > end and len(kills) == len(ALL_FAULTS):
+                if time.monotonic() > end and len({window.name for window in windows}) == len(faults):
                     break
-                ALL_FAULTS[name](scene)
-                kills[name] += 1
+                struck_at = time.monotonic()
+                faults[name](scene)
+                windows.append(Window(name, struck_at, time.monotonic()))
         finally:
             traffic.stop.set()
         for client in clients:
             client.result()
-    report(traffic, kills)
+    found = effects(windows, traffic.attempts(), CLIENTS)
+    report(traffic)
+    print(table(found))
 
     scene.http.await_ready()
-    assert "internal_error" not in scene.http.log()
     answers = traffic.answers()
     assert scene.deadlocks().total() <= len(answers) // DEADLOCKS_ONE_IN
     with scene.bank.connect("bank_owner") as owner:
@@ -150,25 +268,37 @@ def test_what_was_acknowledged_of_every_kind_is_there_exactly_once_after_kill_9_
         assert_balances_are_the_sums(owner, rows)
         assert_holds_are_what_was_acknowledged(owner, answers, rows)
         assert_reversals_are_within_their_originals(rows)
-        assert_the_metered_account_counted_once(owner, world.metered, rows, began_at)
+        for world in worlds:
+            assert_the_metered_account_counted_once(owner, world.metered, rows, began_at)
         assert_changes_are_recorded(owner, answers)
         assert violations(owner) == []
     assert_replays_are_the_first_outcome(traffic, answers)
     assert_it_goes_on(traffic)
+    assert [wrong for record in traffic.records for wrong in record.wrong] == []
+    assert "internal_error" not in scene.http.log()
+    assert overlong(windows, traffic.attempts()) == []
+    assert stopped_by_a_lock(found) == []
 
 
-def faults() -> Iterator[str]:
+def in_turn(names: list[str], draw: random.Random) -> Iterator[str]:
     """All of them, in another order each time."""
-    draw = random.Random(SEED)  # noqa: S311 - of a test
     while True:
-        yield from draw.sample(list(ALL_FAULTS), len(ALL_FAULTS))
+        yield from draw.sample(names, len(names))
+        names = [name for name in names if name not in ONCE]
 
 
 def await_progress(traffic: Traffic, clients: list[Future[None]]) -> None:
-    """Return when the clients have got further: all has recovered from the last fault by itself."""
+    """Return when every client has got further: all has recovered from the last fault by itself."""
     goal = traffic.answered() + random.randint(*STEPS)  # noqa: S311 - of a test
+    goals = [len(record.answers) + 1 for record in traffic.records]
     wait_for(
-        lambda: traffic.answered() >= goal or any(client.done() for client in clients),
+        lambda: (
+            (
+                traffic.answered() >= goal
+                and all(len(record.answers) >= own for record, own in zip(traffic.records, goals, strict=True))
+            )
+            or any(client.done() for client in clients)
+        ),
         "requests are answered again",
         RECOVERY_SECONDS_MAX,
     )
@@ -177,12 +307,11 @@ def await_progress(traffic: Traffic, clients: list[Future[None]]) -> None:
             client.result()
 
 
-def report(traffic: Traffic, kills: Counter[str]) -> None:
+def report(traffic: Traffic) -> None:
     answers = traffic.answers()
     keyed = [row for _, answer in answers for row in answer.rows.values()]
     print(f"\nseed {SEED}, {CLIENTS} clients, {SECONDS:g} s")
-    print(f"killed: {dict(kills)}")
-    print(f"attempts: {dict(sum((record.sent for record in traffic.records), Counter()))}")
+    print(f"attempts: {dict(Counter(attempt.way for attempt in traffic.attempts()))}")
     print(f"retried: {dict(sum((record.retried for record in traffic.records), Counter()).most_common())}")
     print(f"answered: {len(answers)}: {dict(Counter(request.kind for request, _ in answers).most_common())}")
     statuses = Counter(row["transaction_status"] for row in keyed)

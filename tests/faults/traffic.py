@@ -75,6 +75,10 @@ class Again(Exception):
     """The outcome is not known, or nothing was done: the same request is to be sent again."""
 
 
+class Wrong(Again):
+    """An answer that is never right. It is sent again all the same, so that the run goes on."""
+
+
 @dataclass
 class World:
     """The accounts, and what the clients tell each other. Threads share it: appending is atomic."""
@@ -486,9 +490,11 @@ class OverHttp:
             )
         except httpx.TransportError as error:
             raise Again(type(error).__name__) from None
+        if answer.is_server_error:
+            code = answer.json()["code"] if "json" in answer.headers.get("Content-Type", "") else answer.text
+            allowed = answer.status_code == 503 and code in error_catalogue()
+            raise (Again if allowed else Wrong)(f"{answer.status_code} {code}")
         body: Any = answer.json()
-        if answer.status_code == 503:
-            raise Again(f"503 {body['code']}")
         if answer.is_success:
             return recorded(request, body.get("transfers", [body]))
         return final(request, body["code"], body, body.get("stopped_by"))
@@ -517,6 +523,8 @@ class OverSql:
             if self._connection is not None and self._connection.broken:
                 self.close()
             raise Again(f"SQL {error.sqlstate or 'connection lost'}") from None
+        except psycopg.errors.ReadOnlySqlTransaction as error:
+            raise Again(f"SQL {error.sqlstate}") from None
         except psycopg.Error as error:
             assert (error.sqlstate or "").startswith("TL"), f"{request}: {error!r}"
             return final(request, str(error.diag.message_primary), json.loads(error.diag.message_detail or "{}"))
