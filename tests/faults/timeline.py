@@ -1,9 +1,12 @@
 """When each fault was, when each attempt of a request was, and what the one did to the other."""
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from tests.faults.scene import RECOVERY_SECONDS_MAX
 
 DEADLINE_SECONDS = 10.0
 """Within which the service answers a request, whatever happens."""
@@ -61,12 +64,22 @@ class Effect:
     """After its end, until every client had got one."""
 
 
-def effects(windows: Sequence[Window], attempts: Sequence[Attempt], clients: int) -> list[Effect]:
-    return [_effect(window, attempts, clients) for window in windows]
+def effects(windows: Sequence[Window], attempts: Iterable[Attempt], clients: int) -> list[Effect]:
+    in_order = sorted(attempts, key=_ended_at)
+    return [_effect(window, _near(window, in_order), clients) for window in windows]
 
 
-def _effect(window: Window, attempts: Sequence[Attempt], clients: int) -> Effect:
-    near = [attempt for attempt in attempts if attempt.ended_at >= window.began_at]
+def _near(window: Window, in_order: Sequence[Attempt]) -> Sequence[Attempt]:
+    """Return the attempts that ended during the fault, or so soon after it that they can have been kept by it."""
+    first = bisect_left(in_order, window.began_at, key=_ended_at)
+    return in_order[first : bisect_left(in_order, window.ended_at + RECOVERY_SECONDS_MAX, key=_ended_at)]
+
+
+def _ended_at(attempt: Attempt) -> float:
+    return attempt.ended_at
+
+
+def _effect(window: Window, near: Sequence[Attempt], clients: int) -> Effect:
     during = [attempt for attempt in near if attempt.began_at < window.ended_at and attempt.way == "OverHttp"]
     unrelated = [attempt for attempt in during if attempt.is_bystander and attempt.began_at >= window.began_at]
     first_of: dict[int, float] = {}

@@ -193,8 +193,16 @@ class Client:
         request.arguments["account_id"] = account_id
         return request
 
-    def transfer(self, key: str) -> Request:
+    def naming(self, key: str, account_id: int) -> Request:
+        """Return a request that waits for this account if it is locked."""
+        kind = self.random.choice(["credit", "transfer", "authorise"])
+        if kind == "credit":
+            return self.credit_of(key, account_id, self.amount())
+        return self.transfer(key, account_id) if kind == "transfer" else self.authorise(key, account_id)
+
+    def transfer(self, key: str, debit_account_id: int | None = None) -> Request:
         debit, credit = self.two()
+        debit = debit_account_id or debit
         body = {"debit_account_id": debit, "credit_account_id": credit, "amount_minor": self.amount()}
         return self.posting("transfer", key, "transfer", "/v1/transfers", body, transaction_type="transfer")
 
@@ -218,8 +226,8 @@ class Client:
         arguments = {**body, "ledger_id": MAIN}
         return Request("explain", key, MAIN, "explain_transfer", arguments, "POST", "/v1/transfers/explain", body)
 
-    def authorise(self, key: str) -> Request:
-        account_id = self.random.choice(self.world.unstriped)
+    def authorise(self, key: str, account_id: int | None = None) -> Request:
+        account_id = account_id or self.random.choice(self.world.unstriped)
         body: Row = {
             "account_id": account_id,
             "amount_minor": self.amount(),
