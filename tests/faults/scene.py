@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -113,7 +112,4 @@ FAULTS: dict[str, Callable[[Scene], None]] = {
     "postmaster": kill_postmaster,
     "backend of the service": kill_backend,
     "worker": kill_worker,
-}
-FAULTS_OF_CLIENTS: dict[str, Callable[[Scene], None]] = {
-    "backend of a client": partial(kill_backend, application=CLIENT)
 }

@@ -3,7 +3,7 @@
 Things are killed with kill -9, stand still, are locked, take no writes, or have no room. A quarter of the clients are
 bystanders: they have accounts of their own, which no fault is about, and a locked row must not stop them.
 
-For the long run by hand, which has all faults, and longer ones:
+For the long run by hand, from 60 s on, which has all faults, and longer ones:
 PGTELLER_FAULT_SECONDS=1800 PGTELLER_FAULT_CLIENTS=50 .venv/bin/pytest tests/faults/test_mixed.py -s
 PGTELLER_FAULT_SEED draws the same requests again; how they interleave is another matter.
 """
