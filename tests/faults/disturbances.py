@@ -58,9 +58,11 @@ def make_read_only(scene: Scene, seconds: float) -> None:
     with psycopg.connect(scene.bank.owner_url, autocommit=True) as connection:
         connection.execute("alter system set default_transaction_read_only = on")
         connection.execute("select pg_reload_conf()")
-        time.sleep(seconds)
-        connection.execute("alter system reset default_transaction_read_only")
-        connection.execute("select pg_reload_conf()")
+        try:
+            time.sleep(seconds)
+        finally:
+            connection.execute("alter system reset default_transaction_read_only")
+            connection.execute("select pg_reload_conf()")
 
 
 def fill_disk(scene: Scene, disk: Disk, seconds: float) -> None:

@@ -238,6 +238,7 @@ def make_world(scene: Scene) -> World:
     return world
 
 
+@pytest.mark.timeout(300 + 3 * SECONDS)
 def test_what_was_acknowledged_of_every_kind_is_there_exactly_once_after_faults_of_every_kind(
     scene: Scene, disk: Disk | None
 ) -> None:
