@@ -23,9 +23,15 @@ def stop_worker(scene: Scene, seconds: float) -> None:
 def stop_backend(scene: Scene, seconds: float) -> None:
     """Of the service, and one that is in a call if there is one."""
     query = "select pid from pg_stat_activity where application_name = 'pgteller' order by state, random() limit 1"
-    with psycopg.connect(scene.bank.owner_url) as connection:
-        [[pid]] = connection.execute(query).fetchall()
-    with stopped(pid):
+    pids: list[int] = []
+
+    def is_found() -> bool:
+        with psycopg.connect(scene.bank.owner_url) as connection:
+            pids[:] = [pid for (pid,) in connection.execute(query)]
+        return bool(pids)
+
+    wait_for(is_found, "the service has a connection")
+    with stopped(pids[0]):
         time.sleep(seconds)
 
 
@@ -43,7 +49,8 @@ def stopped(pid: int) -> Iterator[None]:
     try:
         yield
     finally:
-        os.kill(pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):  # somebody may have killed it
+            os.kill(pid, signal.SIGCONT)
 
 
 def lock_row(scene: Scene, account_id: int, seconds: float) -> None:
