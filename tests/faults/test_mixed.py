@@ -488,7 +488,7 @@ def assert_reversals_are_within_their_originals(rows: dict[tuple[int, str], Row]
 def assert_the_metered_account_counted_once(
     owner: Connection, account_id: int, rows: dict[tuple[int, str], Row], began_at: datetime
 ) -> None:
-    """What was used of a limit that nobody changed is the sum of the debits."""
+    """What was used of a limit that nobody changed is the sum of the debits, and of what captures took beyond holds."""
     if began_at.month != datetime.now(UTC).month:
         return  # it began anew in between
     debits = []
@@ -500,8 +500,13 @@ def assert_the_metered_account_counted_once(
         net_minor = sum(change for changed_id, change in changes if changed_id == account_id)
         if row["ledger_id"] == MAIN and net_minor < 0:
             debits.append(-net_minor)
+    query = """
+        select coalesce(sum(captured_minor - amount_minor), 0)::bigint as minor from bank.hold_detail
+        where account_id = %s and captured_minor > amount_minor
+    """
+    [beyond] = owner.execute(query, [account_id]).fetchall()
     [limit] = owner.execute("select * from bank.limits(%s)", [account_id]).fetchall()
-    assert (limit["used_minor"], limit["used_count"]) == (sum(debits), len(debits))
+    assert (limit["used_minor"], limit["used_count"]) == (sum(debits) + beyond["minor"], len(debits))
 
 
 def given(values: Row) -> Row:
