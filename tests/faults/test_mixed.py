@@ -293,7 +293,7 @@ def test_what_was_acknowledged_of_every_kind_is_there_exactly_once_after_faults_
         assert violations(owner) == []
     assert_replays_are_the_first_outcome(traffic, answers)
     assert_it_goes_on(traffic)
-    deadline_seconds = getattr(scene.http.settings, "request_timeout_seconds", 10)
+    deadline_seconds = scene.http.settings.request_timeout_seconds
     assert wrong + overlong(windows, traffic.attempts(), deadline_seconds) + stopped_by_a_lock(found) == []
     assert "internal_error" not in scene.http.log()
 

@@ -133,7 +133,7 @@ def test_a_client_that_asks_for_it_has_its_connection_closed(service: Service) -
 @pytest.mark.parametrize(("requests", "flushes_max"), [(1, 2), (6, 0)])
 def test_an_orderly_end_finishes_the_requests_in_flight(bank: Bank, requests: int, flushes_max: int) -> None:
     key, _ = create_key(bank)
-    http = HttpServer(bank.app_url, coalescer_flushes_max=flushes_max)
+    http = HttpServer(bank.app_url, coalescer_flushes_max=flushes_max, lock_timeout_ms=0, pool_connections_max=10)
     try:
         http.start()
         with (
