@@ -49,6 +49,8 @@ PORT = 5432  # names the socket file; there is no TCP port
 STATE_DIRECTORY = Path("/var/lib/pgteller")  # root only: what the server's user could not reach elsewhere
 SOCKET_PATH_BYTES_MAX = 103  # macOS; Linux would take 107
 LOG_TAIL_LINES = 15
+LOG_TAIL_BYTES = 1 << 16
+WAL_SEGMENT_BYTES = 16 << 20
 POLL_SECONDS = 0.01
 KILL_SECONDS = 5.0  # how long a signal that a process cannot decline may take
 
@@ -165,13 +167,14 @@ class EmbeddedPostgres:
 
     # ---- what callers do -----------------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self, timeout_seconds: float | None = None) -> None:
         """Create the cluster if there is none, start the server and return when it accepts connections.
 
         Returns at once if this object's server runs. Also good after a crash of the server or of its former
         parent: what they left running is ended first. Call it from the main thread, which lives as long as
         the process: the kernel ends the server when the thread that started it ends.
 
+        timeout_seconds: how long it may take, if not what the server was made with.
         Raises EmbeddedPostgresError: another process runs a server on the directory (DirectoryInUseError),
         the cluster was made by another major version, or the server did not start (with the end of its log).
         """
@@ -188,7 +191,7 @@ class EmbeddedPostgres:
                 self._end_leftovers()
             else:
                 self._initdb(binaries, user)
-            self._launch(binaries, user)
+            self._launch(binaries, user, self._timeout_seconds if timeout_seconds is None else timeout_seconds)
         except BaseException:
             self.stop()
             raise
@@ -248,6 +251,22 @@ class EmbeddedPostgres:
         host = quote(str(self._socket_directory), safe="")
         return f"postgresql://{login}@/{quote(dbname, safe='')}?host={host}&port={PORT}"
 
+    def last_complaint(self) -> str:
+        """Why the server ended, on one line: its last PANIC or FATAL, and that the disk is full if it is."""
+        try:
+            with self.log_file.open("rb") as file:
+                file.seek(max(0, self.log_file.stat().st_size - LOG_TAIL_BYTES))
+                lines = file.read().decode(errors="replace").splitlines()
+            free_bytes = shutil.disk_usage(self._data).free
+        except OSError as error:
+            return str(error)
+        # A client that was turned away meanwhile is a FATAL too.
+        fatal = [line for line in lines if "FATAL: " in line and "FATAL:  the database system is" not in line]
+        said = [line for line in lines if "PANIC: " in line] or fatal or [f"see {self.log_file}"]
+        # On a full disk the log may have lost what would tell.
+        full = f"only {free_bytes >> 20} MiB are free in {self._data}; " if free_bytes < WAL_SEGMENT_BYTES else ""
+        return full + said[-1].strip()
+
     # ---- the directory -------------------------------------------------------------------------------------
 
     def _take_lock(self) -> None:
@@ -265,8 +284,9 @@ class EmbeddedPostgres:
                 f"started by process {owner}. Stop that process, or choose another directory",
                 owner,
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
+        with contextlib.suppress(OSError):  # a full disk; the pid is only for the message above
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
         self._lock, self._lock_pid = descriptor, os.getpid()
 
     def _owns_lock(self) -> bool:
@@ -381,7 +401,7 @@ class EmbeddedPostgres:
             raise EmbeddedPostgresError(f"initdb failed:\n{done.stdout.decode(errors='replace').strip()}")
         unfinished.rename(self._data)
 
-    def _launch(self, binaries: Path, user: ServerUser) -> None:
+    def _launch(self, binaries: Path, user: ServerUser, timeout_seconds: float) -> None:
         settings = {
             **self._settings,
             **DURABLE_SETTINGS,
@@ -407,17 +427,15 @@ class EmbeddedPostgres:
             )
         finally:
             os.close(log)
-        self._await_ready(self._process)
+        self._await_ready(self._process, timeout_seconds)
 
-    def _await_ready(self, process: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + self._timeout_seconds
+    def _await_ready(self, process: subprocess.Popen[bytes], timeout_seconds: float) -> None:
+        deadline = time.monotonic() + timeout_seconds
         while not self._is_ready(process.pid):
             if process.poll() is not None:
                 raise EmbeddedPostgresError(f"PostgreSQL did not start; {self._log_tail()}")
             if time.monotonic() > deadline:
-                raise EmbeddedPostgresError(
-                    f"PostgreSQL was not ready after {self._timeout_seconds:g} s; {self._log_tail()}"
-                )
+                raise EmbeddedPostgresError(f"PostgreSQL was not ready after {timeout_seconds:g} s; {self._log_tail()}")
             time.sleep(POLL_SECONDS)
 
     def _is_ready(self, pid: int) -> bool:

@@ -72,6 +72,11 @@ class HttpService:
         self._process.wait()
         self._process = None
 
+    def restart(self) -> None:
+        """Start it again after it ended; first end the workers that it left behind."""
+        self.stop()
+        self.start()
+
     def hurry(self) -> None:
         """Do not wait for the requests in flight any longer."""
         if self.is_running() and self._process is not None:

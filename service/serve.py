@@ -5,7 +5,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -27,7 +29,10 @@ from service.local import LocalBank
 from service.owner import installation_fault, one_line, without_password
 
 POLL_SECONDS = 0.1
-RESTARTS_MAX = 5
+PAUSE_SECONDS_MAX = 15.0
+"""Between two attempts to start what has ended: a disk that was full may have room again."""
+RECOVERY_SECONDS_MAX = 3600.0
+"""A start that is given up begins with its recovery anew, and would never come to the end of a long one."""
 STEADY_SECONDS = 60.0
 """After this long without trouble, earlier restarts are forgiven."""
 
@@ -61,8 +66,8 @@ def serve_configured(settings: Settings, database_url: str) -> NoReturn:
 def serve_local(settings: Settings) -> None:
     """Run the local bank and the service until Ctrl-C or SIGTERM; then stop the service, PostgreSQL last.
 
-    Either is started again when it ends unexpectedly. Raises HttpServiceError or EmbeddedPostgresError when
-    that, or the first start, fails.
+    Raises HttpServiceError or EmbeddedPostgresError when the first start fails. From then on either is started
+    again whenever it has ended, however often that fails.
     """
     _on_stop_signals(_interrupt)
     bank = LocalBank(settings)
@@ -99,40 +104,50 @@ def _start_bank(bank: LocalBank) -> str:
 
 
 def _supervise(bank: LocalBank, service: HttpService) -> NoReturn:
-    postgresql_restarts, service_restarts = _Restarts("PostgreSQL"), _Restarts("The HTTP service")
+    postgresql, http = _Restarts("PostgreSQL", bank.server.last_complaint), _Restarts("The HTTP service")
     while True:
         time.sleep(POLL_SECONDS)
         if not bank.server.is_running():
-            postgresql_restarts.wait(f"see {bank.server.log_file}")
-            try:
-                bank.server.start()
-            except EmbeddedPostgresError as error:
-                click.echo(str(error), err=True)
+            postgresql.attempt(partial(bank.server.start, RECOVERY_SECONDS_MAX))
         if not service.is_running():
-            service_restarts.wait("its messages above say why")
-            service.stop()  # the workers that it left behind
-            service.start()
+            http.attempt(service.restart)
 
 
 class _Restarts:
-    """How often something was started again: at once, then after 1, 2, 4 … seconds, then no more."""
+    """Starts something again that has ended: at once, then after 1, 2, 4 … PAUSE_SECONDS_MAX seconds, for ever."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, complaint: Callable[[], str] = lambda: "its messages above say why") -> None:
         self._what = what
+        self._complaint = complaint
         self._count = 0
-        self._last_at = 0.0
+        self._started_at = 0.0
+        self._due_at: float | None = None
+        self._failure: str | None = None
 
-    def wait(self, where_to_look: str) -> None:
-        """Say so and wait until the next start is due; raises HttpServiceError when it is one too many."""
-        if time.monotonic() - self._last_at > STEADY_SECONDS:
-            self._count = 0
-        if self._count == RESTARTS_MAX:
-            raise HttpServiceError(f"{self._what} ended {self._count + 1} times in a row; {where_to_look}")
-        click.echo(f"{self._what} ended unexpectedly; starting it again", err=True)
-        if self._count:
-            time.sleep(2 ** (self._count - 1))
-        self._count += 1
-        self._last_at = time.monotonic()
+    def attempt(self, start: Callable[[], None]) -> None:
+        """Start it if that is due. Says once for each attempt why it is needed, and when it will be."""
+        if self._due_at is None:
+            if time.monotonic() - self._started_at > STEADY_SECONDS:
+                self._count = 0
+            pause_seconds = min(2.0 ** (self._count - 1), PAUSE_SECONDS_MAX) if self._count else 0
+            when = f" in {pause_seconds:g} s" if pause_seconds else ""
+            what = self._failure or f"{self._what} ended unexpectedly"
+            _say(f"{what}; starting it again{when}: {self._complaint()}")
+            self._due_at = time.monotonic() + pause_seconds
+        if time.monotonic() < self._due_at:
+            return
+        self._count = min(self._count + 1, 10)  # more makes no difference to the pause
+        try:
+            start()
+            self._failure = None
+        except (EmbeddedPostgresError, OSError) as error:
+            self._failure = str(error).partition("; the end of ")[0]  # the complaint follows
+        self._started_at, self._due_at = time.monotonic(), None
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # what we print may go to a disk that is full
+        click.echo(line, err=True)
 
 
 def _interrupt(_signum: int, _frame: FrameType | None) -> NoReturn:
