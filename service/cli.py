@@ -22,8 +22,9 @@ from service.importer import CONNECTIONS_DEFAULT, ImportOptions, ImportStoppedEr
 from service.installation import last_migration_id
 from service.local import LocalBank, LocalBankError, database_url
 from service.migrate import migrate
-from service.owner import call, connect, installation_fault, one_line, without_password
+from service.owner import ANSWER_SECONDS_MAX, call, connect, installation_fault, one_line, without_password
 from service.serve import serve_configured, serve_local
+from service.session import connection_defaults
 
 VIOLATIONS_SHOWN = 100
 
@@ -114,7 +115,7 @@ def status(settings: Settings) -> None:
     Fails when the database cannot be reached or is not of this version; not when the service is down.
     """
     with database_url(settings, as_owner=False) as url:
-        with psycopg.connect(url, connect_timeout=10) as connection:
+        with psycopg.connect(url, **connection_defaults(url)) as connection:
             version = connection.info.server_version
         fault = installation_fault(url)
     click.echo(f"database    {without_password(url)} (PostgreSQL {version // 10_000}.{version % 10_000})")
@@ -273,7 +274,7 @@ def keys_create(
 ) -> None:
     """Create a key for NAME and print it: this once, for only its digest is kept."""
     key = keys.make()
-    with database_url(settings, as_owner=True) as url, connect(url) as owner:
+    with database_url(settings, as_owner=True) as url, connect(url, answer_seconds_max=ANSWER_SECONDS_MAX) as owner:
         try:
             (created,) = call(
                 owner,
@@ -296,7 +297,7 @@ def keys_create(
 @click.pass_obj
 def keys_list(settings: Settings) -> None:
     """List the keys, also expired and revoked ones, oldest first."""
-    with database_url(settings, as_owner=True) as url, connect(url) as owner:
+    with database_url(settings, as_owner=True) as url, connect(url, answer_seconds_max=ANSWER_SECONDS_MAX) as owner:
         rows = call(owner, "list_api_keys")
     table = [("ID", "LEDGER", "NAME", "STATE", "CREATED", "SCOPES")]
     table += [
@@ -321,7 +322,7 @@ def keys_list(settings: Settings) -> None:
 @click.pass_obj
 def keys_revoke(settings: Settings, api_key_id: int) -> None:
     """End the key with this ID (see `pgteller keys list`) for good; a second time changes nothing."""
-    with database_url(settings, as_owner=True) as url, connect(url) as owner:
+    with database_url(settings, as_owner=True) as url, connect(url, answer_seconds_max=ANSWER_SECONDS_MAX) as owner:
         (revoked,) = call(owner, "revoke_api_key", api_key_id=api_key_id)
     if revoked["api_key_id"] is None:
         raise click.ClickException(f"there is no key {api_key_id}: see `pgteller keys list`")

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -20,6 +21,7 @@ from service.config import Settings
 from service.embedded import DirectoryInUseError, EmbeddedPostgres
 from service.migrate import migrate, set_app_password
 from service.owner import OwnerConnection, call, connect
+from service.watch import Watch
 
 DATABASE = "bank"
 SERVICE_ROLE = "bank_app"
@@ -74,7 +76,7 @@ class LocalBank:
 
     def install(self) -> list[str]:
         """Create the database if need be and migrate it; return the ids of the migrations applied."""
-        with psycopg.connect(self.server.conninfo("postgres"), autocommit=True) as connection:
+        with Watch(self.server.conninfo("postgres")) as watch, watch.connect() as connection:
             create_database = sql.SQL("create database {}").format(sql.Identifier(DATABASE))
             with suppress(psycopg.errors.DuplicateDatabase):
                 connection.execute(create_database)
@@ -85,12 +87,12 @@ class LocalBank:
 
         Both are kept from one start to the next. A key that was revoked or has lost a scope is replaced.
         """
-        with psycopg.connect(self.owner_url, autocommit=True) as connection:
+        with Watch(self.owner_url) as watch, watch.connect() as connection:
             self._set_password(connection)
         with connect(self.owner_url) as owner:
             return self._development_key(owner)
 
-    def _set_password(self, connection: psycopg.Connection) -> None:
+    def _set_password(self, connection: psycopg.Connection[Any]) -> None:
         if not self.password_file.exists():
             _write_private(self.password_file, secrets.token_urlsafe(24))
         set_app_password(connection, self.password_file.read_text())

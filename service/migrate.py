@@ -10,14 +10,16 @@ import json
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
 
 import psycopg
 from psycopg import sql
-from yoyo import get_backend, read_migrations
+from yoyo import default_migration_table, read_migrations
+from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
+from yoyo.connections import DatabaseURI, parse_uri
 
 from service.installation import MIGRATIONS, error_catalogue, last_migration_id, sql_digest, sql_files
 from service.session import session_options
+from service.watch import Watch
 
 # Any number that nobody else uses as an advisory lock in the same database.
 _MIGRATION_LOCK = 7_358_835_537
@@ -43,11 +45,10 @@ def migrate(database_owner_url: str, app_password: str | None = None) -> list[st
     """
     # yoyo asks for the user's name after it has applied a migration, before it marks it: fail before anything is done.
     getpass.getuser()
-    options = session_options(database_owner_url)
-    with psycopg.connect(database_owner_url, autocommit=True, options=options, client_encoding="UTF8") as guard:
+    with Watch(database_owner_url) as watch, watch.connect() as guard:
         # Held by the session, so a crash releases it. Whoever holds it knows that a lock row of yoyo's is stale.
         wait_for_lock(guard)
-        with get_backend(_yoyo_url(database_owner_url, guard.info.server_version)) as backend:
+        with _yoyo_backend(database_owner_url, watch, guard.info.server_version) as backend:
             backend.break_lock()
             with backend.lock():
                 migrations = read_migrations(str(MIGRATIONS))
@@ -74,7 +75,7 @@ def wait_for_lock(connection: psycopg.Connection[Any]) -> None:
         time.sleep(_MIGRATION_LOCK_POLL_SECONDS)
 
 
-def set_app_password(connection: psycopg.Connection, password: str) -> None:
+def set_app_password(connection: psycopg.Connection[Any], password: str) -> None:
     """Let bank_app log in with the password; the connection's role is a superuser, or the one that created bank_app."""
     # Encrypted here, so that no log of the server's can hold the password itself.
     encrypted = connection.pgconn.encrypt_password(password.encode(), b"bank_app", b"scram-sha-256")
@@ -137,13 +138,14 @@ def _define(cursor: Any, definition: str, *comment: str, name: str) -> None:
         cursor.execute("".join(comment))
 
 
-def _yoyo_url(database_url: str, server_version: int) -> str:
-    """Name the driver as yoyo does: without it yoyo takes the scheme for psycopg2's."""
-    address, _, query = database_url.partition("://")[2].partition("?")
-    parameters = dict(parse_qsl(query))
-    # In the URL, because yoyo opens a connection for each migration.
-    parameters["options"] = session_options(
-        database_url, **({"createrole_self_grant": "set,inherit"} if server_version >= _CREATOR_IS_NO_MEMBER else {})
-    )
-    parameters["client_encoding"] = "UTF8"
-    return f"postgresql+psycopg://{address}?{urlencode(parameters)}"
+def _yoyo_backend(database_url: str, watch: Watch, server_version: int) -> PostgresqlPsycopgBackend:
+    """Return yoyo's way to the database, with connections of ours: it opens one for each migration."""
+    own = {"createrole_self_grant": "set,inherit"} if server_version >= _CREATOR_IS_NO_MEMBER else {}
+
+    class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]  # it has no types
+        def connect(self, dburi: DatabaseURI) -> psycopg.Connection[Any]:
+            return watch.connect(options=session_options(database_url, **own))
+
+    backend = Backend(parse_uri("postgresql+psycopg://"), default_migration_table)
+    backend.init_database()
+    return backend

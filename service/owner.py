@@ -15,8 +15,11 @@ from psycopg.rows import dict_row
 
 from service.installation import last_migration_id, sql_digest
 from service.session import session_options
+from service.watch import Watch
 
-CONNECT_TIMEOUT_SECONDS = 10
+ANSWER_SECONDS_MAX = 30
+"""How long the server may take over a call that is quick, waits for locks included."""
+_SILENCE_SECONDS = 5  # that much later we end what the server has not ended
 
 OwnerConnection = psycopg.Connection[dict[str, Any]]
 
@@ -29,19 +32,21 @@ _NOT_INSTALLED = (
 
 
 @contextmanager
-def connect(database_url: str, role: str = "bank_owner") -> Iterator[OwnerConnection]:
+def connect(
+    database_url: str, role: str = "bank_owner", *, answer_seconds_max: int | None = None
+) -> Iterator[OwnerConnection]:
     """Connect, every statement a transaction of its own, with the rights of `role`.
 
+    answer_seconds_max: how long each statement may take, and all of them little more; None: as long as it takes,
+    while the server is heard of.
     Raises psycopg.Error, also when the login may not take the role.
     """
-    with psycopg.connect(
-        database_url,
-        autocommit=True,
-        row_factory=dict_row,
-        connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        options=session_options(database_url),
-        client_encoding="UTF8",
-    ) as connection:
+    limit = {} if answer_seconds_max is None else {"statement_timeout": f"{answer_seconds_max}s"}
+    seconds_max = None if answer_seconds_max is None else answer_seconds_max + _SILENCE_SECONDS
+    with (
+        Watch(database_url, seconds_max) as watch,
+        watch.connect(row_factory=dict_row, options=session_options(database_url, **limit)) as connection,
+    ):
         if connection.info.user != role:
             connection.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
         yield connection
@@ -74,7 +79,7 @@ def installation_fault(database_url: str) -> str | None:
     Raises psycopg.Error when the database cannot be reached.
     """
     try:
-        with connect(database_url, "bank_app") as connection:
+        with connect(database_url, "bank_app", answer_seconds_max=ANSWER_SECONDS_MAX) as connection:
             (installed,) = call(connection, "health")
     except _NOT_INSTALLED:
         return "the bank is not installed in it"

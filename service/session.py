@@ -1,5 +1,7 @@
 """What every session of ours in the database is set to, whatever the database's, the role's or the URL's defaults."""
 
+from typing import Any
+
 from psycopg.conninfo import conninfo_to_dict
 
 _SETTINGS = {
@@ -10,6 +12,21 @@ _SETTINGS = {
     "array_nulls": "on",
     "datestyle": "ISO",
 }
+
+_CONNECTION = {
+    "connect_timeout": 10,
+    # A connection that died without a word is noticed within a minute, idle or not.
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+
+
+def connection_defaults(database_url: str) -> dict[str, Any]:
+    """Return how long a connection waits for a server that is gone, where the URL does not say."""
+    asked = conninfo_to_dict(database_url)
+    return {name: value for name, value in _CONNECTION.items() if name not in asked}
 
 
 def session_options(database_url: str, **settings: str) -> str:
