@@ -17,7 +17,6 @@ from typing import Any
 import msgspec
 import psycopg
 from psycopg import AsyncConnection, sql
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import set_json_loads
 from psycopg.types.numeric import Int8Dumper
@@ -28,7 +27,7 @@ from service import deadlines
 from service.config import Settings
 from service.errors import Problem, left_nothing_behind
 from service.locked_rows import LockedRows, rows_of
-from service.session import session_options
+from service.session import connection_defaults, session_options
 
 _ATTEMPTS_MAX = 4
 _BACKOFF_SECONDS = 0.02
@@ -39,16 +38,6 @@ _CONFIGURE_SECONDS_MAX = 5.0
 _RENEWALS_SECONDS = 1.0
 _RESERVED_CONNECTIONS = 3
 _PATIENT_CALLS_MAX = 2
-
-# Of libpq; those of the URL win.
-_CONNECTION_DEFAULTS = {
-    "connect_timeout": 5,
-    # What was sent and is not acknowledged by the other machine breaks the connection, and another is tried.
-    "tcp_user_timeout": 5_000,
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-}
 
 
 class Connection(AsyncConnection[DictRow]):
@@ -85,7 +74,8 @@ class Pool(AsyncConnectionPool[Connection]):
             url,
             connection_class=Connection,
             kwargs={
-                **{name: value for name, value in _CONNECTION_DEFAULTS.items() if name not in conninfo_to_dict(url)},
+                # What is not acknowledged soon breaks the connection, and another is tried within the deadline.
+                **connection_defaults(url, connect_timeout=5, tcp_user_timeout=5_000),
                 "autocommit": True,
                 "row_factory": dict_row,
                 "prepare_threshold": 0,

@@ -23,10 +23,10 @@ _CONNECTION = {
 }
 
 
-def connection_defaults(database_url: str) -> dict[str, Any]:
-    """Return how long a connection waits for a server that is gone, where the URL does not say."""
+def connection_defaults(database_url: str, **settings: int) -> dict[str, Any]:
+    """Return how long a connection waits for a server that is gone, where the URL does not say; settings win."""
     asked = conninfo_to_dict(database_url)
-    return {name: value for name, value in _CONNECTION.items() if name not in asked}
+    return {name: value for name, value in {**_CONNECTION, **settings}.items() if name not in asked}
 
 
 def session_options(database_url: str, **settings: str) -> str:

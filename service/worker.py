@@ -6,6 +6,7 @@ import resource
 import signal
 import tempfile
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import structlog
@@ -72,5 +73,9 @@ def connections_that_fit(settings: Settings) -> int:
 
 @cache
 def figures_directory() -> str:
-    """Make the folder of the workers' figures: once, for a reload of gunicorn's settings asks again."""
-    return tempfile.mkdtemp(prefix="pgteller-figures-")
+    """Make the folder of the workers' figures: once, for a reload of gunicorn's settings asks again.
+
+    In memory where that can be: the files are mapped, and a process that writes to one on a full disk is killed.
+    """
+    memory = Path("/dev/shm")  # noqa: S108 - mkdtemp makes a private folder in it
+    return tempfile.mkdtemp(prefix="pgteller-figures-", dir=memory if os.access(memory, os.W_OK) else None)

@@ -36,7 +36,11 @@ def figure(http: HttpServer, name: str, **labels: str) -> float:
 
 def figures_of(pid: int) -> list[Path]:
     """Return the files of the figures of a worker."""
-    return sorted(Path(tempfile.gettempdir()).glob(f"pgteller-figures-*/*_{pid}.db"))
+    return sorted(
+        file
+        for directory in (tempfile.gettempdir(), "/dev/shm")  # noqa: S108 - of the service's own making
+        for file in Path(directory).glob(f"pgteller-figures-*/*_{pid}.db")
+    )
 
 
 @contextmanager
