@@ -182,8 +182,7 @@ class Coalescer(ABC, Generic[I, A]):
             self._gather()
 
     async def _flush(self, ledger_id: int, batch: list[_Waiting[I, A]]) -> None:
-        if self.pool.locked.any:
-            # Somebody keeps rows locked: there may be more of them that nobody has met yet.
+        if self.pool.locked.more_likely:
             await self._look(ledger_id, [waiting for waiting in batch if not waiting.waited])
             batch = _unanswered(batch)
         if batch:

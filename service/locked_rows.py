@@ -21,6 +21,7 @@ log = structlog.get_logger()
 _PAUSE_SECONDS_MIN = 0.005
 _PAUSE_SECONDS_MAX = 0.05
 _ROWS_MAX = 10_000
+_SUSPICION_SECONDS = 5.0
 
 ACCOUNT, TRANSACTION, SETTLEMENT = "account", "transaction", "settlement"
 
@@ -59,11 +60,17 @@ class LockedRows:
         self._waiting = 0
         self._locked: dict[Row, _Locked] = {}
         self._watching: asyncio.Task[None] | None = None
+        self._found_at = float("-inf")
 
     @property
     def any(self) -> bool:
         """Whether there are any, as hardly ever."""
         return bool(self._locked)
+
+    @property
+    def more_likely(self) -> bool:
+        """Whether somebody has locked rows just now, of which there may be more that nobody has met yet."""
+        return bool(self._locked) and time.monotonic() - self._found_at < _SUSPICION_SECONDS
 
     def among(self, rows: Iterable[Row]) -> Row | None:
         """Return the first of these that is known to be locked."""
@@ -74,10 +81,9 @@ class LockedRows:
     async def wait_or_look(self, rows: Iterable[Row], until: float) -> None:
         """Return when none of these is locked, or when one that was has another holder.
 
-        Where somebody keeps rows locked, there may be more of them that nobody has met yet.
         Raises Problem timed_out at the deadline, or overloaded.
         """
-        if not await self.wait(rows, until) and self._locked and await self.find(rows):
+        if not await self.wait(rows, until) and self.more_likely and await self.find(rows):
             await self.wait(rows, until)
 
     async def wait(self, rows: Iterable[Row], until: float) -> bool:
@@ -105,6 +111,7 @@ class LockedRows:
         for row, (looked_for, holder) in found.items():
             if row not in self._locked and len(self._locked) < _ROWS_MAX:
                 self._locked[row] = _Locked(asyncio.get_running_loop().create_future(), looked_for, holder)
+                self._found_at = time.monotonic()
         metrics.LOCKED_ROWS.set(len(self._locked))
         if self._locked and self._watching is None:
             self._watching = asyncio.create_task(self._watch())
