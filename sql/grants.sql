@@ -38,7 +38,8 @@ bank.find_transaction,
 bank.hold,
 bank.limits,
 bank.account_changes,
-bank.verify
+bank.verify,
+bank.verify_slice
 to bank_app, bank_reader;
 
 grant execute on function

@@ -217,6 +217,7 @@ def test_every_public_function_for_callers_has_a_route() -> None:
         "principals",
         "require_success",
         "verify",
+        "verify_slice",
     }
 
 

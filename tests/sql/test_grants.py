@@ -22,6 +22,7 @@ READS = {
     "get_transaction",
     "find_transaction",
     "verify",
+    "verify_slice",
     "_account_of",
     "_stripe_id",
 }

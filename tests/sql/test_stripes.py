@@ -5,7 +5,7 @@ import random
 import pytest
 
 from tests.conftest import Connection
-from tests.helpers import Row, balance_of, call, call_all, open_account, raises, violations
+from tests.helpers import Row, balance_of, call, call_all, open_account, raises, violations, violations_of_slices
 
 SETTLEMENT = 1
 
@@ -166,6 +166,9 @@ def test_verify_finds_a_stripe_that_disagrees(
     found = violations(app)
     assert expected in {row["violation"] for row in found}
     assert {row["account_id"] for row in found} == {SETTLEMENT}
+    for rows_max in (1, 3, 10_000):
+        by_slices = violations_of_slices(app, rows_max)
+        assert sorted(by_slices, key=str) == sorted(found, key=str)
 
 
 @pytest.mark.parametrize("stripes", [0, 8])

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conftest import Connection
-from tests.helpers import authorise, call, open_account, violations
+from tests.helpers import WAY_IDS, WAYS, Way, authorise, call, open_account, violations
 
 Place = tuple[str, int | None, int | None]
 
@@ -94,9 +94,10 @@ TAMPERINGS: dict[str, tuple[str, set[Place]]] = {
 }
 
 
+@pytest.mark.parametrize("verify", WAYS, ids=WAY_IDS)
 @pytest.mark.parametrize(("tampering", "expected"), TAMPERINGS.values(), ids=TAMPERINGS)
 def test_tampering_is_found_where_it_was_done(
-    app: Connection, owner: Connection, tampering: str, expected: set[Place]
+    app: Connection, owner: Connection, tampering: str, expected: set[Place], verify: Way
 ) -> None:
     ada, bob, eve = open_account(app, 500), open_account(app), open_account(app)
     call(app, "capture", authorise(app, ada, 100, bob), 40)
@@ -111,4 +112,8 @@ def test_tampering_is_found_where_it_was_done(
     assert (ada, bob, eve, paid, legs, failed) == (2, 3, 4, 4, 6, 10)
     assert violations(app) == []
     owner.execute(tampering.encode())
-    assert {(row["violation"], row["account_id"], row["transaction_id"]) for row in violations(app)} == expected
+    found = {(row["violation"], row["account_id"], row["transaction_id"]) for row in verify(app)}
+    if verify is not violations:
+        # The legs that are left of a transaction do not sum to zero, though all entries of the ledger do.
+        found -= {("currency_does_not_sum_to_zero", None, legs)}
+    assert found == expected

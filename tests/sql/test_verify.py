@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conftest import Connection
-from tests.helpers import call, open_account, violations
+from tests.helpers import WAY_IDS, WAYS, Way, call, open_account, violations
 
 
 @pytest.fixture
@@ -16,6 +16,8 @@ def accounts(app: Connection) -> tuple[int, int]:
     return ada, bob
 
 
+@pytest.mark.usefixtures("accounts")
+@pytest.mark.parametrize("verify", WAYS, ids=WAY_IDS)
 @pytest.mark.parametrize(
     ("tampering", "expected"),
     [
@@ -76,17 +78,19 @@ def accounts(app: Connection) -> tuple[int, int]:
     ],
 )
 def test_tampering_is_found(
-    app: Connection, owner: Connection, accounts: tuple[int, int], tampering: str, expected: set[str]
+    app: Connection, owner: Connection, tampering: str, expected: set[str], verify: Way
 ) -> None:
     owner.execute(tampering.encode())
-    found = violations(app)
+    found = verify(app)
     assert {row["violation"] for row in found} == expected
     assert {row["ledger_id"] for row in found} == {1}
 
 
-def test_a_violation_names_the_place(app: Connection, owner: Connection, accounts: tuple[int, int]) -> None:
+@pytest.mark.usefixtures("accounts")
+@pytest.mark.parametrize("verify", WAYS, ids=WAY_IDS)
+def test_a_violation_names_the_place(app: Connection, owner: Connection, verify: Way) -> None:
     owner.execute("update bank.entry set balance_after_minor = 7 where account_id = 2 and version = 1")
-    first, second = sorted(violations(app), key=lambda row: int(row["version"]))
+    first, second = sorted(verify(app), key=lambda row: int(row["version"]))
     assert (first["account_id"], first["version"]) == (2, 1)
     assert (second["account_id"], second["version"]) == (2, 2)
     assert first["detail"]["balance_after_minor"] == 7
