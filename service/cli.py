@@ -25,8 +25,7 @@ from service.migrate import migrate
 from service.owner import ANSWER_SECONDS_MAX, call, connect, installation_fault, one_line, without_password
 from service.serve import serve_configured, serve_local
 from service.session import connection_defaults
-
-VIOLATIONS_SHOWN = 100
+from service.verify_command import verify_in_slices, verify_whole
 
 _EXIT_CODES = """
 \b
@@ -127,21 +126,33 @@ def status(settings: Settings) -> None:
 
 @main.command(epilog="Example: pgteller verify --ledger 1")
 @click.option("--ledger", "ledger_id", type=int, help="Only this ledger; every ledger when not given.")
+@click.option("--from", "place", metavar="PLACE", help="Go on where an earlier run was stopped, as it said.")
+@click.option("--whole", is_flag=True, help="Check everything as of one moment, in one statement of the database.")
 @click.pass_obj
-def verify(settings: Settings, ledger_id: int | None) -> None:
+def verify(settings: Settings, *, ledger_id: int | None, place: str | None, whole: bool) -> None:
     """Check every invariant of the ledger; fails when one is violated.
 
-    Each violation is a line on stdout. It reads everything, so it takes its time, but stops nobody.
+    Each violation is a line on stdout. It reads everything, so it takes its time, but stops nobody: it goes from
+    slice to slice, each as of its own moment, and can be stopped with Ctrl-C and gone on with. --whole is faster, but
+    while it runs nothing that was deleted or updated meanwhile is cleaned up (vacuum waits for it).
     """
+    if whole and place is not None:
+        raise click.UsageError("--whole has no place to go on from")
     with database_url(settings, as_owner=False) as url, connect(url, "bank_app") as connection:
-        violations = call(connection, "verify", ledger_id=ledger_id)
-    for row in violations[:VIOLATIONS_SHOWN]:
-        where = [f"{name} {row[name]}" for name in ("ledger_id", "account_id", "transaction_id", "version")]
-        click.echo(f"{row['violation']}: {', '.join(where)}: {row['detail']}")
-    if violations:
-        more = f", the first {VIOLATIONS_SHOWN} shown" if len(violations) > VIOLATIONS_SHOWN else ""
-        raise click.ClickException(f"violations: {len(violations):,}{more}")
-    click.echo("No violations.")
+        try:
+            if whole:
+                verify_whole(connection, ledger_id=ledger_id)
+            else:
+                verify_in_slices(connection, ledger_id=ledger_id, place=place)
+        except psycopg.Error as error:
+            message = error.diag.message_primary
+            if message == "ledger_not_found":
+                raise click.ClickException(f"there is no ledger {ledger_id}") from None
+            if message == "invalid_argument":
+                raise click.BadParameter(
+                    f"{place} is no place that `pgteller verify` told", param_hint="--from"
+                ) from None
+            raise
 
 
 @main.command("correct-times", epilog="Example: pgteller correct-times --dry-run")

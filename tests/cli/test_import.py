@@ -416,4 +416,4 @@ def test_a_year_of_a_real_bank_ends_in_the_balances_that_it_recorded(home: Path)
     second = run_command(("import", str(BERKA)), environment)
     assert second.exit_code == 0, second.output
     assert (counts(second)["posted"], counts(second)["replayed"]) == ("0", "28,205")
-    assert run_command(("verify",), environment).stdout == "No violations.\n"
+    assert run_command(("verify",), environment).stdout.endswith("No violations.\n")

@@ -96,21 +96,6 @@ def test_an_invalid_setting_exits_with_2_and_is_named(run: Run) -> None:
     assert "PORT is 'eighty'" in shown.stderr
 
 
-def test_verify_of_a_sound_ledger_finds_nothing(run: Run) -> None:
-    shown = run("verify")
-    assert (shown.exit_code, shown.stdout) == (0, "No violations.\n")
-
-
-def test_verify_shows_each_violation_and_fails(run: Run, owner: OwnerConnection) -> None:
-    owner.execute("select bank.open_account('Ada', 'EUR', external_id => 'ada')")
-    owner.execute("update bank.account set balance_minor = 7 where external_id = 'ada'")
-    shown = run("verify")
-    assert shown.exit_code == 1
-    assert "account_differs_from_last_entry: ledger_id 1, account_id 2" in shown.stdout
-    assert shown.stderr == "Error: violations: 1\n"
-    assert run("verify", "--ledger", "2").exit_code == 0
-
-
 def test_the_bank_of_this_machine_must_exist_before_it_is_asked(tmp_path: Path) -> None:
     shown = run_command(("verify",), local_environment(tmp_path / "nothing"))
     assert shown.exit_code == 1
