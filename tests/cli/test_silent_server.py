@@ -112,7 +112,7 @@ def test_a_server_that_accepts_and_says_nothing_ends_a_command(command: str) -> 
     [
         ("status", b'"health"'),
         ("serve", b'"health"'),
-        ("verify", b'"verify"'),
+        ("verify", b'"verify_slice"'),
         ("keys list", b'"list_api_keys"'),
         ("correct-times", b"clock_timestamp()"),
         ("correct-times", b'"wrong_times"'),
@@ -130,7 +130,7 @@ def test_a_proxy_that_stops_forwarding_ends_a_command(bank: Bank, command: str, 
     assert "PostgreSQL has been silent for" in line or "PostgreSQL has not answered within" in line
 
 
-@pytest.mark.parametrize(("command", "trigger"), [("verify", b'"verify"'), ("migrate", b"check_function_bodies")])
+@pytest.mark.parametrize(("command", "trigger"), [("verify", b'"verify_slice"'), ("migrate", b"check_function_bodies")])
 def test_a_command_ends_when_its_answer_was_lost_though_the_server_lives(
     bank: Bank, command: str, trigger: bytes
 ) -> None:
@@ -207,7 +207,7 @@ def test_a_quick_command_that_waits_for_a_lock_is_ended_by_the_server(bank: Bank
     assert (shown.exit_code, shown.stderr) == (1, "Error: canceling statement due to statement timeout\n")
 
 
-@pytest.mark.parametrize(("command", "trigger"), [("verify", b'"verify"'), ("migrate", b"check_function_bodies")])
+@pytest.mark.parametrize(("command", "trigger"), [("verify", b'"verify_slice"'), ("migrate", b"check_function_bodies")])
 def test_ctrl_c_ends_a_command_that_waits_for_a_silent_server(
     bank: Bank, tmp_path: Path, command: str, trigger: bytes
 ) -> None:
