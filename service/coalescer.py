@@ -17,7 +17,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import psycopg
@@ -172,9 +172,13 @@ class Coalescer(ABC, Generic[I, A]):
         task.add_done_callback(ended)
 
     def _step_aside(self, task: "asyncio.Task[None]") -> None:
-        if task in self._flushes and len(self._slow) < SLOW_CALLS_MAX:
+        if task not in self._flushes:
+            return
+        if len(self._slow) < SLOW_CALLS_MAX:
             self._slow.add(task)
             self._give_up_place(task)
+        else:  # perhaps later
+            asyncio.get_running_loop().call_later(self.slow_seconds, self._step_aside, task)
 
     def _give_up_place(self, task: "asyncio.Task[None]") -> None:
         self._flushes.discard(task)
@@ -183,7 +187,9 @@ class Coalescer(ABC, Generic[I, A]):
 
     async def _flush(self, ledger_id: int, batch: list[_Waiting[I, A]]) -> None:
         if self.pool.locked.more_likely:
-            await self._look(ledger_id, [waiting for waiting in batch if not waiting.waited])
+            new = [waiting for waiting in batch if not waiting.waited]
+            await self.pool.locked.find(self._locks(ledger_id, new))
+            self._set_aside(ledger_id, new)
             batch = _unanswered(batch)
         if batch:
             with self._figures.flush(len(batch), self._queued, batch[0].since):
@@ -218,7 +224,9 @@ class Coalescer(ABC, Generic[I, A]):
 
     async def _met_lock(self, ledger_id: int, batch: list[_Waiting[I, A]]) -> None:
         """Let those wait that name a locked row, and send the others again."""
-        await self._look(ledger_id, [*batch, *self._queues.get(ledger_id, ())])
+        await self.pool.locked.find(self._locks(ledger_id, [*batch, *self._queues.get(ledger_id, ())]))
+        # Meanwhile the queue may have become another: what has left it is in another call.
+        self._set_aside(ledger_id, [*batch, *self._queues.get(ledger_id, ())])
         self._leave_only(ledger_id, _unanswered(self._queues.get(ledger_id, ())))
         others = _unanswered(batch)
         if len(others) < len(batch):
@@ -228,13 +236,14 @@ class Coalescer(ABC, Generic[I, A]):
         else:
             await self._insist(ledger_id, batch[0])
 
-    async def _look(self, ledger_id: int, all_: Iterable[_Waiting[I, A]]) -> None:
-        """Find out which of these name a locked row, and let them wait for it."""
-        locks = [(waiting, self.locks(ledger_id, waiting.item)) for waiting in all_]
-        if await self.pool.locked.find(row for _, rows in locks for row in rows):
-            for waiting, rows in locks:
-                if self.pool.locked.among(rows) is not None and not waiting.answer.done():
-                    waiting.answer.set_exception(_MetLockError())
+    def _locks(self, ledger_id: int, batch: list[_Waiting[I, A]]) -> Iterator[Row]:
+        return (row for waiting in batch for row in self.locks(ledger_id, waiting.item))
+
+    def _set_aside(self, ledger_id: int, batch: list[_Waiting[I, A]]) -> None:
+        """Let those wait that name a row which is known to be locked."""
+        for waiting in batch:
+            if self.pool.locked.among(self.locks(ledger_id, waiting.item)) is not None and not waiting.answer.done():
+                waiting.answer.set_exception(_MetLockError())
 
     async def _insist(self, ledger_id: int, waiting: _Waiting[I, A]) -> None:
         """Send it by itself, again and again: what it waits for is not a row that it names."""

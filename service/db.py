@@ -102,7 +102,7 @@ class Pool(AsyncConnectionPool[Connection]):
         )
 
     async def renew(self) -> None:
-        """Replace all connections: the server that they lead to is silent, or not the primary any more."""
+        """Replace all connections: the server that they lead to is gone, silent, or not the primary any more."""
         now = time.monotonic()
         if now - self._renewed_at > _RENEWALS_SECONDS:
             self._renewed_at = now
@@ -169,18 +169,18 @@ async def call(pool: Pool, function: str, *, dry_run: bool = False, **arguments:
     outcome_unknown.
     """
     until = deadlines.current(pool.request_timeout_seconds)
-    locks = rows_of(arguments)
     while True:
-        await pool.locked.wait_or_look(locks, until)
+        if pool.locked.any:
+            await pool.locked.wait_or_look(rows_of(arguments), until)
         async with _place(pool.writes, until):
-            if pool.locked.among(locks) is not None:
+            if pool.locked.any and pool.locked.among(rows_of(arguments)) is not None:
                 continue
             try:
                 rows = await send(pool, function, arguments, answer_by=until, rollback=dry_run)
                 break
             except psycopg.errors.LockNotAvailable:
                 pass  # the connection goes back before anything else
-        if not await pool.locked.find(locks):
+        if not await pool.locked.find(rows_of(arguments)):
             rows = await insist(pool, function, arguments, until=until, rollback=dry_run)
             break
     return [_would_be(row) for row in rows] if dry_run else rows
@@ -282,7 +282,7 @@ async def send(
         except psycopg.Error as error:
             sent = sent or not left_nothing_behind(error)
             late = time.monotonic() >= answer_by
-            if isinstance(error, psycopg.errors.ReadOnlySqlTransaction) or (late and not left_nothing_behind(error)):
+            if isinstance(error, psycopg.errors.ReadOnlySqlTransaction) or not left_nothing_behind(error):
                 await pool.renew()
             collided = isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected)
             if late or attempt == _ATTEMPTS_MAX or (left_nothing_behind(error) and not collided):

@@ -61,6 +61,7 @@ class LockedRows:
         self._locked: dict[Row, _Locked] = {}
         self._watching: asyncio.Task[None] | None = None
         self._found_at = float("-inf")
+        self._pause_seconds = _PAUSE_SECONDS_MIN
 
     @property
     def any(self) -> bool:
@@ -112,6 +113,7 @@ class LockedRows:
             if row not in self._locked and len(self._locked) < _ROWS_MAX:
                 self._locked[row] = _Locked(asyncio.get_running_loop().create_future(), looked_for, holder)
                 self._found_at = time.monotonic()
+                self._pause_seconds = _PAUSE_SECONDS_MIN  # it may be one that is merely in demand
         metrics.LOCKED_ROWS.set(len(self._locked))
         if self._locked and self._watching is None:
             self._watching = asyncio.create_task(self._watch())
@@ -124,19 +126,20 @@ class LockedRows:
 
     async def _watch(self) -> None:
         """Look again and again, until none is locked any more."""
-        pause_seconds = _PAUSE_SECONDS_MIN
-        while self._locked:
-            await asyncio.sleep(pause_seconds)
-            pause_seconds = min(2 * pause_seconds, _PAUSE_SECONDS_MAX)
-            before = dict(self._locked)
-            found = await self._found(locked.looked_for for locked in before.values())
-            for row, locked in before.items():
-                _, holder = found.get(locked.looked_for, (None, None))
-                if holder != locked.holder:
-                    del self._locked[row]
-                    locked.freed.set_result(None)
-            metrics.LOCKED_ROWS.set(len(self._locked))
-        self._watching = None
+        try:
+            while self._locked:
+                await asyncio.sleep(self._pause_seconds)
+                self._pause_seconds = min(2 * self._pause_seconds, _PAUSE_SECONDS_MAX)
+                before = dict(self._locked)
+                found = await self._found(locked.looked_for for locked in before.values())
+                for row, locked in before.items():
+                    _, holder = found.get(locked.looked_for, (None, None))
+                    if holder != locked.holder:
+                        del self._locked[row]
+                        locked.freed.set_result(None)
+                metrics.LOCKED_ROWS.set(len(self._locked))
+        finally:
+            self._watching = None
 
     async def _found(self, rows: Iterable[Row]) -> dict[Row, tuple[Row, str]]:
         """Return those that are locked, each with what is to be looked for next time, and who holds it."""
