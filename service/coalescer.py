@@ -17,7 +17,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import psycopg
@@ -42,8 +42,8 @@ class _Waiting(NamedTuple, Generic[I, A]):
     answer: "asyncio.Future[A]"
     since: float
     until: float
-    waited: bool
-    """Whether it has waited for a locked row, and queues for it in the database now, as is fair."""
+    in_demand: bool
+    """Whether it names a row that goes from hand to hand, and so queues for it in the database, where that is fair."""
 
 
 class _MetLockError(Exception):
@@ -95,14 +95,21 @@ class Coalescer(ABC, Generic[I, A]):
         if not self._flushes_max:
             return await self._alone(ledger_id, item)
         until = deadlines.current(self.pool.request_timeout_seconds)
-        waited = False
+        if self.pool.contended:
+            function, arguments = self.statement(ledger_id, [item])
+            if self.pool.is_contended(function, arguments):
+                [answer] = self.answers([item], await insist(self.pool, function, arguments, until=until))
+                return answer
+        met_lock = in_demand = False
         while True:
             if self.pool.locked.any:
-                waited |= await self.pool.locked.wait(self.locks(ledger_id, item), until)
+                in_demand = await self.pool.locked.wait(self.locks(ledger_id, item), until)
             try:
-                return await self._queue(ledger_id, item, until, waited)
+                return await self._queue(ledger_id, item, until, in_demand)
             except _MetLockError:
-                pass
+                met_lock = True
+            except Problem as problem:
+                raise problem.after_a_lock() if met_lock else problem from None
 
     async def drain(self) -> None:
         """Wait until everything that was taken is answered; called when the server stops."""
@@ -116,12 +123,12 @@ class Coalescer(ABC, Generic[I, A]):
         [answer] = self.answers([item], rows)
         return answer
 
-    def _queue(self, ledger_id: int, item: I, until: float, waited: bool) -> "asyncio.Future[A]":
+    def _queue(self, ledger_id: int, item: I, until: float, in_demand: bool) -> "asyncio.Future[A]":
         if self._queued >= self._queue_max:
             self._figures.refused.inc()
             raise Problem("overloaded")
         loop = asyncio.get_running_loop()
-        waiting: _Waiting[I, A] = _Waiting(item, loop.create_future(), time.perf_counter(), until, waited)
+        waiting: _Waiting[I, A] = _Waiting(item, loop.create_future(), time.perf_counter(), until, in_demand)
         self._queues.setdefault(ledger_id, deque()).append(waiting)
         self._queued += 1
         if self._watching is None:
@@ -171,6 +178,18 @@ class Coalescer(ABC, Generic[I, A]):
 
         task.add_done_callback(ended)
 
+    def _start_aside(self, answering: Coroutine[Any, Any, None], batch: list[_Waiting[I, A]]) -> None:
+        """Begin what may wait long for a lock, beside those that have places: its connections are others."""
+        task = asyncio.create_task(answering)
+        self._in_flight[task] = batch
+
+        def ended(task: "asyncio.Task[None]") -> None:
+            del self._in_flight[task]
+            if self._queued and self._gathering is None:
+                self._gather()
+
+        task.add_done_callback(ended)
+
     def _step_aside(self, task: "asyncio.Task[None]") -> None:
         if task not in self._flushes:
             return
@@ -186,22 +205,29 @@ class Coalescer(ABC, Generic[I, A]):
             self._gather()
 
     async def _flush(self, ledger_id: int, batch: list[_Waiting[I, A]]) -> None:
-        if self.pool.locked.more_likely:
-            new = [waiting for waiting in batch if not waiting.waited]
-            await self.pool.locked.find(self._locks(ledger_id, new))
-            self._set_aside(ledger_id, new)
+        if self.pool.locked.any:
+            queueing = [waiting for waiting in batch if waiting.in_demand]
+            if queueing:
+                self._start_aside(self._observed(ledger_id, queueing, self.pool.patient), queueing)
+            batch = [waiting for waiting in batch if not waiting.in_demand]
+            if self.pool.locked.more_likely:
+                await self.pool.locked.find(self._locks(ledger_id, batch))
+            self._set_aside(ledger_id, batch)
             batch = _unanswered(batch)
         if batch:
-            with self._figures.flush(len(batch), self._queued, batch[0].since):
-                await self._answer(ledger_id, batch)
+            await self._observed(ledger_id, batch, self.pool)
 
-    async def _answer(self, ledger_id: int, batch: list[_Waiting[I, A]]) -> None:
+    async def _observed(self, ledger_id: int, batch: list[_Waiting[I, A]], pool: Pool) -> None:
+        with self._figures.flush(len(batch), self._queued, batch[0].since):
+            await self._answer(ledger_id, batch, pool)
+
+    async def _answer(self, ledger_id: int, batch: list[_Waiting[I, A]], pool: Pool) -> None:
         items = [waiting.item for waiting in batch]
         first_deadline = min([waiting.until for waiting in batch])
         last_deadline = max([waiting.until for waiting in batch])
         function, arguments = self.statement(ledger_id, items)
         try:
-            rows = await send(self.pool, function, arguments, answer_by=last_deadline, connect_by=first_deadline)
+            rows = await send(pool, function, arguments, answer_by=last_deadline, connect_by=first_deadline)
         except psycopg.errors.LockNotAvailable:
             await self._met_lock(ledger_id, batch)
         except Exception as error:
@@ -217,8 +243,8 @@ class Coalescer(ABC, Generic[I, A]):
 
     async def _halve(self, ledger_id: int, batch: list[_Waiting[I, A]]) -> None:
         middle = len(batch) // 2
-        await self._answer(ledger_id, batch[:middle])
-        await self._answer(ledger_id, batch[middle:])
+        await self._answer(ledger_id, batch[:middle], self.pool)
+        await self._answer(ledger_id, batch[middle:], self.pool)
 
     # ---- what is slow --------------------------------------------------------------------------------------
 
@@ -234,7 +260,7 @@ class Coalescer(ABC, Generic[I, A]):
         elif len(batch) > 1:
             await self._halve(ledger_id, batch)
         else:
-            await self._insist(ledger_id, batch[0])
+            self._start_aside(self._insist(ledger_id, batch[0]), batch)
 
     def _locks(self, ledger_id: int, batch: list[_Waiting[I, A]]) -> Iterator[Row]:
         return (row for waiting in batch for row in self.locks(ledger_id, waiting.item))
@@ -247,8 +273,6 @@ class Coalescer(ABC, Generic[I, A]):
 
     async def _insist(self, ledger_id: int, waiting: _Waiting[I, A]) -> None:
         """Send it by itself, again and again: what it waits for is not a row that it names."""
-        if (task := asyncio.current_task()) is not None:
-            self._give_up_place(task)
         function, arguments = self.statement(ledger_id, [waiting.item])
         try:
             rows = await insist(self.pool, function, arguments, until=waiting.until)

@@ -9,8 +9,10 @@ import os
 import random
 import socket
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -31,13 +33,20 @@ from service.session import connection_defaults, session_options
 
 _ATTEMPTS_MAX = 4
 _BACKOFF_SECONDS = 0.02
-_PAUSE_SECONDS_MAX = 0.25
+_PAUSE_SECONDS = 0.2
 _STATEMENT_SHARE = 0.9
 """Of the deadline: nearly always it is the server that gives up first, and so it is known that nothing was posted."""
 _CONFIGURE_SECONDS_MAX = 5.0
 _RENEWALS_SECONDS = 1.0
 _RESERVED_CONNECTIONS = 3
-_PATIENT_CALLS_MAX = 2
+"""For calls that many requests share, for the look for locked rows, and for one call that insists."""
+_PATIENT_CONNECTIONS_MAX = 2
+_PATIENT_LOCK_TIMEOUT_MS = 1_000
+"""Long enough for the queue of an account that is in demand. What else the call has locked is locked for as long."""
+_MARGIN_SECONDS = 0.05
+
+
+Name = tuple[str, Any, Any]
 
 
 class Connection(AsyncConnection[DictRow]):
@@ -49,8 +58,8 @@ class Connection(AsyncConnection[DictRow]):
 class Pool(AsyncConnectionPool[Connection]):
     """The connections of one worker, and what the calls on them share.
 
-    Calls on their own may take all connections but a few, reads and writes each: what waits together, and the look
-    for locked rows, always finds one.
+    Calls on their own may take all connections but a few, and neither reads nor writes all of those: what waits
+    together, and the look for locked rows, always finds one.
     """
 
     def __init__(
@@ -63,12 +72,21 @@ class Pool(AsyncConnectionPool[Connection]):
     ) -> None:
         """Make it closed: it is opened in the worker, never in the master."""
         url = settings.database_url or ""
-        connections_max = connections_max or settings.pool_connections_max
+        singles_max = max(1, settings.pool_connections_max - _RESERVED_CONNECTIONS)
         self.request_timeout_seconds = settings.request_timeout_seconds
-        singles_max = max(1, connections_max - _RESERVED_CONNECTIONS)
-        self.reads, self.writes = asyncio.Semaphore(singles_max), asyncio.Semaphore(singles_max)
-        self.patience = asyncio.Semaphore(_PATIENT_CALLS_MAX)
+        self.singles = asyncio.Semaphore(singles_max)
+        self.reads, self.writes = (asyncio.Semaphore(max(1, singles_max - 1)) for _ in range(2))
+        self.insisting = asyncio.Semaphore(1)
+        self.contended: Counter[Name] = Counter()
+        """Keys and other names of the calls that insist: what names one of them insists from the beginning."""
+        # What is sent later than this would be cut before it has given up waiting for a lock.
+        self.sending_seconds = min(settings.lock_timeout_ms / 1000 + _MARGIN_SECONDS, self.request_timeout_seconds / 4)
         self.locked = LockedRows(self._locked_rows, settings.coalescer_queue_max)
+        self.patient: Pool = self
+        """The few connections that wait longer for a lock, for accounts that go from hand to hand."""
+        if connections_max is None and settings.lock_timeout_ms:
+            patient = replace(settings, lock_timeout_ms=max(settings.lock_timeout_ms, _PATIENT_LOCK_TIMEOUT_MS))
+            self.patient = Pool(patient, connections_min=0, connections_max=_PATIENT_CONNECTIONS_MAX)
         self._renewed_at = float("-inf")
         super().__init__(
             url,
@@ -93,13 +111,29 @@ class Pool(AsyncConnectionPool[Connection]):
             },
             configure=_configure,
             min_size=connections_min,
-            max_size=connections_max,
+            max_size=connections_max or settings.pool_connections_max,
             timeout=settings.request_timeout_seconds,
             # The pool doubles its pause after each failure to connect. Giving up ends that, and the next request makes
             # a new beginning: an outage is over within seconds of its end, however long it was.
             reconnect_timeout=min(5, settings.request_timeout_seconds),
             open=False,
         )
+
+    async def open(self, wait: bool = False, timeout: float = 30.0) -> None:  # noqa: ASYNC109 - as in psycopg_pool
+        """Open it, and the one with patience."""
+        await super().open(wait, timeout)
+        if self.patient is not self:
+            await self.patient.open(wait, timeout)
+
+    async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - as in psycopg_pool
+        """Close both."""
+        if self.patient is not self:
+            await self.patient.close(timeout)
+        await super().close(timeout)
+
+    def is_contended(self, function: str, arguments: dict[str, Any]) -> bool:
+        """Return whether a call insists now that waits for what this one would wait for."""
+        return bool(self.contended) and any(name in self.contended for name in _names(function, arguments))
 
     async def renew(self) -> None:
         """Replace all connections: the server that they lead to is gone, silent, or not the primary any more."""
@@ -169,34 +203,45 @@ async def call(pool: Pool, function: str, *, dry_run: bool = False, **arguments:
     outcome_unknown.
     """
     until = deadlines.current(pool.request_timeout_seconds)
-    while True:
-        if pool.locked.any:
-            await pool.locked.wait_or_look(rows_of(arguments), until)
-        async with _place(pool.writes, until):
-            if pool.locked.any and pool.locked.among(rows_of(arguments)) is not None:
-                continue
-            try:
-                rows = await send(pool, function, arguments, answer_by=until, rollback=dry_run)
-                break
-            except psycopg.errors.LockNotAvailable:
-                pass  # the connection goes back before anything else
-        if not await pool.locked.find(rows_of(arguments)):
-            rows = await insist(pool, function, arguments, until=until, rollback=dry_run)
-            break
+    if pool.is_contended(function, arguments):
+        rows = await insist(pool, function, arguments, until=until, rollback=dry_run)
+    else:
+        rows = await _call(pool, function, arguments, until=until, rollback=dry_run)
     return [_would_be(row) for row in rows] if dry_run else rows
+
+
+async def _call(pool: Pool, function: str, arguments: dict[str, Any], *, until: float, rollback: bool) -> list[DictRow]:
+    """Call, and wait without a connection where a row that it names is locked."""
+    met_lock = False
+    while True:
+        in_demand = pool.locked.any and await pool.locked.wait_or_look(rows_of(arguments), until)
+        try:
+            if in_demand:
+                return await send(pool.patient, function, arguments, answer_by=until, rollback=rollback)
+            async with _place(pool.writes, until), _place(pool.singles, until):
+                if pool.locked.any and pool.locked.among(rows_of(arguments)) is not None:
+                    continue
+                return await send(pool, function, arguments, answer_by=until, rollback=rollback)
+        except psycopg.errors.LockNotAvailable:
+            met_lock = True  # the connection goes back before anything else
+        except Problem as problem:
+            raise problem.after_a_lock() if met_lock else problem from None
+        if not await pool.locked.find(rows_of(arguments)):
+            return await insist(pool, function, arguments, until=until, rollback=rollback)
 
 
 async def read(pool: Pool, function: str, **arguments: Any) -> list[DictRow]:
     """Call a function of schema bank that only reads, by named arguments, and return its rows.
 
-    Raises psycopg.Error; Problem database_unavailable.
+    Raises psycopg.Error; Problem database_unavailable, or timed_out when a table was locked.
     """
     until = deadlines.current(pool.request_timeout_seconds)
     try:
-        async with _place(pool.reads, until):
-            return await send(pool, function, arguments, answer_by=until)
-    except psycopg.errors.LockNotAvailable:  # of a table
-        return await insist(pool, function, arguments, until=until)
+        try:
+            async with _place(pool.reads, until), _place(pool.singles, until):
+                return await send(pool, function, arguments, answer_by=until)
+        except psycopg.errors.LockNotAvailable:
+            return await insist(pool, function, arguments, until=until)
     except Problem as problem:
         raise problem.of_a_read() from None
 
@@ -204,19 +249,30 @@ async def read(pool: Pool, function: str, **arguments: Any) -> list[DictRow]:
 async def insist(
     pool: Pool, function: str, arguments: dict[str, Any], *, until: float, rollback: bool = False
 ) -> list[DictRow]:
-    """Call again and again until what it waits for is free, which is no row that it names: a key, or a table."""
-    attempt = 0
-    while True:
-        attempt += 1
-        pause_seconds = min(_BACKOFF_SECONDS * attempt, _PAUSE_SECONDS_MAX) * random.uniform(0.5, 1)  # noqa: S311 - not a secret
-        if time.monotonic() + pause_seconds >= until:
-            raise Problem("timed_out")
-        await asyncio.sleep(pause_seconds)
-        try:
-            async with _place(pool.patience, until):
-                return await send(pool, function, arguments, answer_by=until, rollback=rollback)
-        except psycopg.errors.LockNotAvailable:
-            pass
+    """Call again and again until what it waits for is free, which is no row that it names: a key, or a table.
+
+    One call of a worker at a time, with pauses: what it has locked by then is free to others for most of the time.
+    """
+    names = Counter(_names(function, arguments))
+    pool.contended += names
+    try:
+        while time.monotonic() + pool.sending_seconds < until:
+            async with _place(pool.insisting, until):
+                try:
+                    return await send(pool, function, arguments, answer_by=until, rollback=rollback)
+                except psycopg.errors.LockNotAvailable:
+                    await asyncio.sleep(_PAUSE_SECONDS * random.uniform(0.5, 1))  # noqa: S311 - not a secret
+    except Problem as problem:
+        raise problem.after_a_lock() from None
+    finally:
+        pool.contended -= names
+    raise Problem("timed_out")
+
+
+def _names(function: str, arguments: dict[str, Any]) -> list[Name]:
+    """Return what a call may wait for that is not an account."""
+    names = ["idempotency_key", "hold_id", *(["external_id"] if function == "open_account" else [])]
+    return [(name, arguments.get("ledger_id"), arguments[name]) for name in names if arguments.get(name) is not None]
 
 
 def _would_be(posting: DictRow) -> DictRow:
@@ -265,7 +321,7 @@ async def send(
     sent = False
     """Whether an attempt has ended that may have posted."""
     for attempt in range(1, _ATTEMPTS_MAX + 1):
-        give_up_at = answer_by if sent or connect_by is None else connect_by
+        give_up_at = answer_by if sent else min(connect_by or answer_by, answer_by - pool.sending_seconds)
         try:
             async with pool.connection(timeout=give_up_at - time.monotonic()) as connection:
                 with _cut_at(connection, answer_by):

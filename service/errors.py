@@ -53,6 +53,10 @@ class Problem(Exception):
         """Return what it is to a request that only reads: an outcome that is not known is no outcome."""
         return Problem("database_unavailable") if self.body["code"] == "outcome_unknown" else self
 
+    def after_a_lock(self) -> "Problem":
+        """Return what it is to a request that has met a lock before, and was taken back: that is why it is late."""
+        return Problem("timed_out") if self.is_unsent else self
+
 
 def invalid(field: str, reason: str) -> Problem:
     """Return the answer to a request in which one field is not valid."""

@@ -2,8 +2,8 @@
 
 A call waits for a lock for a few hundredths of a second at most. Then it gives its connection back, and what the locked
 rows are is found out. Whoever names one of them waits here, without a connection, while one short call after the other
-looks whether they are free. A row that is merely in demand has another holder at each look: it counts as free, and
-whoever wants it queues for it in the database, where the queue is fair.
+looks whether they are free. A row that goes from hand to hand has another holder now and then: whoever wants it queues
+for it in the database, where the queue is fair, over one of a few connections that have patience (db.py).
 """
 
 import asyncio
@@ -46,7 +46,8 @@ class Row(NamedTuple):
 
 
 class _Locked(NamedTuple):
-    freed: "asyncio.Future[None]"
+    freed: "asyncio.Future[bool]"
+    """Done when the holder is another one: False when there is none, True when it is in demand."""
     looked_for: Row
     holder: str
 
@@ -79,17 +80,18 @@ class LockedRows:
             return None
         return next((row for row in rows if row.key() in self._locked), None)
 
-    async def wait_or_look(self, rows: Iterable[Row], until: float) -> None:
-        """Return when none of these is locked, or when one that was has another holder.
+    async def wait_or_look(self, rows: Iterable[Row], until: float) -> bool:
+        """Return when none of these is locked, or when one of them is in demand, and whether that is why.
 
         Raises Problem timed_out at the deadline, or overloaded.
         """
-        if not await self.wait(rows, until) and self.more_likely and await self.find(rows):
-            await self.wait(rows, until)
+        in_demand = await self.wait(rows, until)
+        if not in_demand and self.more_likely and await self.find(rows):
+            in_demand = await self.wait(rows, until)
+        return in_demand
 
     async def wait(self, rows: Iterable[Row], until: float) -> bool:
-        """Return when none of these is known to be locked, and whether it took waiting; raises as wait_or_look."""
-        waited = False
+        """Return as wait_or_look does, of the rows that are known to be locked."""
         while (row := self.among(rows)) is not None:
             if self._waiting >= self._waiting_max:
                 raise Problem("overloaded")
@@ -101,10 +103,11 @@ class LockedRows:
             finally:
                 self._waiting -= 1
                 metrics.WAITING_FOR_ROWS.set(self._waiting)
-            waited = True
             if not done:
                 raise Problem("timed_out", f"{_named(row)} is locked by another transaction. Nothing was posted.")
-        return waited
+            if freed.result():
+                return True
+        return False
 
     async def find(self, rows: Iterable[Row]) -> bool:
         """Find out which of these are locked by now; return whether any is."""
@@ -134,9 +137,14 @@ class LockedRows:
                 found = await self._found(locked.looked_for for locked in before.values())
                 for row, locked in before.items():
                     _, holder = found.get(locked.looked_for, (None, None))
-                    if holder != locked.holder:
+                    if holder is None:
                         del self._locked[row]
-                        locked.freed.set_result(None)
+                    elif holder != locked.holder:
+                        # It stays known, so that only those who have waited until now queue for it.
+                        freed = asyncio.get_running_loop().create_future()
+                        self._locked[row] = locked._replace(freed=freed, holder=holder)
+                    if holder != locked.holder:
+                        locked.freed.set_result(holder is not None)
                 metrics.LOCKED_ROWS.set(len(self._locked))
         finally:
             self._watching = None

@@ -1,5 +1,7 @@
 """Somebody's own transaction keeps rows locked: whoever names them waits, and nobody else does."""
 
+import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,8 +10,11 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
+from service.postings import Item, Postings
 from tests.conftest import Bank, Connection
+from tests.helpers import open_account as open_for_sql
 from tests.http.conftest import balance_of, new_key, open_account, post, problem_of, transfer
+from tests.http.test_coalescer import with_coalescer
 from tests.http.test_metrics import figure
 from tests.http_server import HttpServer, create_key, violations, wait_for
 
@@ -210,7 +215,74 @@ def test_a_row_that_goes_from_hand_to_hand_is_queued_for_in_the_database(
         locker.rollback()
         taking.result()
         wait_for(lambda: calls() > calls_before, "the transfer is sent again")
-        await_waiting(http, 1)
         assert not answer.done()
         next_one.rollback()
     assert answer.result().status_code == 201
+
+
+def test_a_row_that_is_hardly_ever_free_is_had_all_the_same(
+    shared_bank: Bank, client: httpx.Client, threads: ThreadPoolExecutor
+) -> None:
+    """Each lock is held for longer than a call waits before it gives its connection back."""
+    locked, other = open_account(client, balance_minor=100), open_account(client)
+    enough = threading.Event()
+
+    def lock_again_and_again() -> None:
+        with shared_bank.connect("bank_owner", autocommit=False) as locker:
+            while not enough.is_set():
+                lock(locker, locked)
+                enough.wait(0.15)
+                locker.rollback()
+
+    lockers = [threads.submit(lock_again_and_again) for _ in range(2)]
+    try:
+        body = {"account_id": locked, "amount_minor": 1}
+        answers = [threads.submit(transfer, client, locked, other, 1) for _ in range(5)]
+        answers += [threads.submit(post, client, "/v1/holds", body) for _ in range(3)]
+        assert [answer.result().status_code for answer in answers] == [201] * 8
+    finally:
+        enough.set()
+    for locker in lockers:
+        locker.result()
+
+
+@pytest.mark.parametrize("at", [0, 5, 9])
+def test_a_key_in_use_does_not_hold_up_those_that_are_sent_with_it(
+    shared_bank: Bank, locker: Connection, at: int
+) -> None:
+    """They come at one moment, and so in one call."""
+    key = f"in use {at}"
+    with shared_bank.connect() as app:
+        ada, bob = open_for_sql(app, 100), open_for_sql(app)
+        eves = [open_for_sql(app, 100) for _ in range(10)]
+    locker.execute("select bank.transfer(%s, %s, 1, idempotency_key => %s)", [ada, bob, key])
+
+    async def steps(postings: Postings) -> None:
+        items = [
+            Item("transfer", eve, eves[n - 1], 1, key if n == at else f"unrelated {at} {n}", None, None, "{}")
+            for n, eve in enumerate(eves)
+        ]
+        tasks = [asyncio.create_task(postings.submit(1, item)) for item in items]
+        waiting = set(tasks)
+        while len(waiting) > 1:
+            more, waiting = await asyncio.wait(waiting, timeout=TIMEOUT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            assert more, "the others wait with it"
+        assert waiting == {tasks[at]}
+        locker.rollback()
+        assert (await tasks[at])["transaction_status"] == "success"
+
+    with_coalescer(shared_bank, steps, lock_timeout_ms=50, request_timeout_seconds=2 * TIMEOUT_SECONDS)
+
+
+def test_openings_that_wait_for_an_external_id_do_not_hold_up_other_holds(
+    client: httpx.Client, threads: ThreadPoolExecutor, locker: Connection
+) -> None:
+    ada = open_account(client, balance_minor=1000)
+    locker.execute("select bank.open_account('Eve', 'EUR', external_id => 'taken soon')")
+    body = {"holder_name": "Eve", "currency": "EUR", "external_id": "taken soon"}
+    openings = [threads.submit(post, client, "/v1/accounts", body) for _ in range(HOLDS)]
+    for _ in range(10):
+        assert post(client, "/v1/holds", {"account_id": ada, "amount_minor": 1}).status_code == 201
+    assert not any(opening.done() for opening in openings)
+    locker.rollback()
+    assert sorted(opening.result().status_code for opening in openings) == [201] + [409] * (HOLDS - 1)
