@@ -10,7 +10,7 @@ import pytest
 from service import keys
 from service.coalescer import SLOW_CALLS_MAX
 from service.owner import call, connect
-from tests.conftest import Bank
+from tests.conftest import Bank, Connection
 from tests.http.conftest import Service, new_key, open_account, problem_of, transfer
 from tests.http.test_metrics import figure
 from tests.http_server import HttpServer, create_key, wait_for
@@ -277,5 +277,18 @@ def test_a_key_is_looked_up_once_while_it_is_remembered_known_or_not(bank: Bank)
             with http.client(each) as client:
                 assert [client.get("/v1/accounts/1").status_code for _ in range(5)] == [status] * 5
             assert look_ups(http) == (before[0] + 1, before[1] + 1)
+    finally:
+        http.stop()
+
+
+def test_an_unknown_key_is_looked_up_again_once_it_is_forgotten(bank: Bank, owner: Connection) -> None:
+    http = HttpServer(bank.app_url, workers=1, key_cache_seconds=1)
+    try:
+        http.start()
+        with http.client("pgt_made_later") as client:
+            assert client.get("/v1/accounts/1").status_code == 401
+            digest = keys.digest("pgt_made_later")
+            owner.execute("select bank.create_api_key('later', %s, '{admin}')", [digest])
+            wait_for(lambda: client.get("/v1/accounts/1").status_code == 404, "the key is known", 10)
     finally:
         http.stop()
