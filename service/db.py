@@ -203,17 +203,14 @@ async def call(pool: Pool, function: str, *, dry_run: bool = False, **arguments:
     outcome_unknown.
     """
     until = deadlines.current(pool.request_timeout_seconds)
-    if pool.is_contended(function, arguments):
-        rows = await insist(pool, function, arguments, until=until, rollback=dry_run)
-    else:
-        rows = await _call(pool, function, arguments, until=until, rollback=dry_run)
+    rows = await _call(pool, function, arguments, until=until, rollback=dry_run)
     return [_would_be(row) for row in rows] if dry_run else rows
 
 
 async def _call(pool: Pool, function: str, arguments: dict[str, Any], *, until: float, rollback: bool) -> list[DictRow]:
     """Call, and wait without a connection where a row that it names is locked."""
     met_lock = False
-    while True:
+    while not pool.is_contended(function, arguments):
         in_demand = pool.locked.any and await pool.locked.wait_or_look(rows_of(arguments), until)
         try:
             if in_demand:
@@ -221,13 +218,15 @@ async def _call(pool: Pool, function: str, arguments: dict[str, Any], *, until: 
             async with _place(pool.writes, until), _place(pool.singles, until):
                 if pool.locked.any and pool.locked.among(rows_of(arguments)) is not None:
                     continue
-                return await send(pool, function, arguments, answer_by=until, rollback=rollback)
+                if not pool.is_contended(function, arguments):
+                    return await send(pool, function, arguments, answer_by=until, rollback=rollback)
         except psycopg.errors.LockNotAvailable:
             met_lock = True  # the connection goes back before anything else
         except Problem as problem:
             raise problem.after_a_lock() if met_lock else problem from None
-        if not await pool.locked.find(rows_of(arguments)):
-            return await insist(pool, function, arguments, until=until, rollback=rollback)
+        if not met_lock or not await pool.locked.find(rows_of(arguments)):
+            break
+    return await insist(pool, function, arguments, until=until, rollback=rollback)
 
 
 async def read(pool: Pool, function: str, **arguments: Any) -> list[DictRow]:
