@@ -6,7 +6,8 @@
 -- Returns a row for each that is locked: kind is account, settlement or transaction; id is its own; holder is a text
 -- that changes with whoever holds the lock. What does not exist has no row.
 -- Locks: the accounts that are free, FOR NO KEY UPDATE, until the caller's transaction ends: make it a short one.
--- Errors: none.
+-- Errors: none of the catalogue. As it locks rows, under REPEATABLE READ and above 40001 where one has changed since
+-- the snapshot, and in a read-only transaction 25006.
 -- Example: select * from bank.locked_rows(array[2, 3]);
 create or replace function bank.locked_rows(
     account_ids bigint[],

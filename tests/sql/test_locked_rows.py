@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
 from tests.conftest import Bank, Connection
@@ -54,6 +55,78 @@ def test_an_account_with_stripes_is_locked_when_all_of_them_are(
     assert locked(app, ada) == []
     lock(locker, ours[1])
     assert locked(app, ada) == [("account", ada)]
+
+
+def test_a_stripe_that_is_given_up_keeps_no_account_free(
+    app: Connection, owner: Connection, locker: Connection
+) -> None:
+    ada, bob = (open_account(app, overdraft_limit_minor=None) for _ in range(2))
+    call(app, "stripe_account", ada, 8)
+    call(app, "stripe_account", ada, 1)
+    (stripe,) = owner.execute(
+        "select account_id from bank.account where stripes = -1 and bank._account_of(account_id) = %s", [ada]
+    ).fetchall()
+    assert locked(app, ada, bob) == []
+    lock(locker, stripe["account_id"])
+    assert locked(app, ada, bob) == [("account", ada)]
+    holder = call(app, "locked_rows", [ada])["holder"]
+    assert len(holder.split()) == 1
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+def test_what_is_no_account_hides_no_lock(app: Connection, locker: Connection, mode: str) -> None:
+    """Ids whose stripes' would be above every bigint, ids of stripes, and such below zero."""
+    ada = open_account(app)
+    hot = open_account(app, overdraft_limit_minor=None)
+    call(app, "stripe_account", hot, 2)
+    stripe = 2**62 + 64 * hot
+    none = [0, -1, -hot, 2**56, 2**57 + ada, 2**62 + 64 * ada, stripe, stripe + 1, stripe + 63, 2**63 - 1, -(2**63)]
+    lock(locker, ada, stripe)
+    app.execute(f"set plan_cache_mode = {mode}".encode())
+    assert locked(app, *none, ada) == [("account", ada)]
+    assert locked(app, *none) == []
+    assert locked(app, ada, settled_account_ids=none) == [("account", ada)]
+    assert locked(app, ada, transaction_ids=none) == [("account", ada)]
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+def test_rows_are_looked_up_by_their_keys_also_without_statistics(
+    app: Connection, owner: Connection, locker: Connection, mode: str
+) -> None:
+    owner.execute("alter table bank.account set (autovacuum_enabled = off)")
+    owner.execute(
+        "insert into bank.account (ledger_id, holder_name, currency)"
+        " select 1, 'Ada', 'EUR' from generate_series(1, 20000)"
+    )
+    hot = open_account(app, overdraft_limit_minor=None)
+    call(app, "stripe_account", hot, 2)
+    asked = [*range(2, 1002), *range(10**12, 10**12 + 1000), hot]
+    lock(locker, *range(2, 502))
+    lock(locker, 2**62 + 64 * hot, 2**62 + 64 * hot + 1)
+    app.execute(f"set plan_cache_mode = {mode}".encode())
+    reads = (
+        "select seq_tup_read + idx_tup_fetch as n from pg_stat_xact_user_tables where relid = 'bank.account'::regclass"
+    )
+    with app.transaction():
+        rows = call_all(app, "locked_rows", asked)
+        read = app.execute(reads).fetchone()
+    assert sorted(row["id"] for row in rows) == [*range(2, 502), hot]
+    assert read is not None
+    assert read["n"] <= 4 * len(asked)
+
+
+def test_as_it_locks_rows_it_raises_what_locks_raise(bank: Bank, app: Connection) -> None:
+    ada = open_account(app)
+    with bank.connect(autocommit=False) as old:
+        old.execute("set transaction isolation level repeatable read")
+        old.execute("select from bank.account_balance").fetchone()
+        call(app, "credit", ada, 1)
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            call_all(old, "locked_rows", [ada])
+    with bank.connect(autocommit=False) as reader:
+        reader.execute("set transaction read only")
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            call_all(reader, "locked_rows", [ada])
 
 
 def test_the_settlement_account_of_an_account_is_told_by_its_own_id(app: Connection, locker: Connection) -> None:
