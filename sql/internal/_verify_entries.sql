@@ -42,11 +42,15 @@ begin
         select
             c.*,
             c.first_here and a.account_id is null as account_missing,
-            t.legs is not null and t.transaction_status = 'success' as perhaps_in_legs,
+            -- A hold and a void have no entries, whatever versions they name.
+            t.legs is not null
+            and t.transaction_status = 'success'
+            and t.transaction_type not in ('hold', 'void') as perhaps_in_legs,
             -- The transaction names it as its debit or its credit.
             (
                 t.legs is null
                 and t.transaction_status = 'success'
+                and t.transaction_type not in ('hold', 'void')
                 and (
                     (c.account_id, c.version) = (t.debit_account_id, t.debit_version)
                     or (c.account_id, c.version) = (t.credit_account_id, t.credit_version)

@@ -97,6 +97,11 @@ TAMPERINGS: dict[str, tuple[str, set[Place]]] = {
         + "update bank.transaction set (transaction_status, failure_code) = ('failure', 'x') where transaction_id = 3",
         {("entry_without_transaction", 2, 3, 2), ("entry_without_transaction", 3, 3, 2)},
     ),
+    "a transfer turned into a void that keeps its entries": (
+        LIMIT.replace("account", "transaction")
+        + "update bank.transaction set transaction_type = 'void' where transaction_id = 3",
+        {("entry_without_transaction", 2, 3, 2), ("entry_without_transaction", 3, 3, 2)},
+    ),
     "a transaction in another currency": (
         "update bank.transaction set currency = 'USD' where transaction_id = 3",
         {("currency_differs", 2, 3, 2), ("currency_differs", 3, 3, 2)},
@@ -146,3 +151,22 @@ def test_a_sum_that_is_not_zero_names_its_currency(app: Connection, owner: Conne
     owner.execute("update bank.entry set amount_minor = 501 where account_id = %s", [ada])
     sums = [row["detail"] for row in verify(app) if row["violation"] == "currency_does_not_sum_to_zero"]
     assert sums == [{"currency": "EUR", "sum_minor": 1}]
+
+
+@pytest.mark.parametrize("verify", WAYS, ids=WAY_IDS)
+@pytest.mark.parametrize("kind", ["hold", "void"])
+@pytest.mark.parametrize("in_legs", [False, True])
+def test_money_made_in_what_says_that_it_moves_none_is_found(
+    app: Connection, owner: Connection, verify: Way, kind: str, in_legs: bool
+) -> None:
+    ada, bob = open_account(app, 500), open_account(app, 500)
+    if in_legs:
+        call(app, "post_legs", [ada, bob], [-100, 100])
+    else:
+        call(app, "transfer", ada, bob, 100)
+    owner.execute("alter table bank.transaction drop constraint transaction_check")
+    owner.execute("update bank.transaction set transaction_type = %s where transaction_id = 3", [kind])
+    owner.execute("update bank.entry set (amount_minor, balance_after_minor) = (900, 1400) where amount_minor = 100")
+    owner.execute("update bank.account set balance_minor = 1400 where account_id = %s", [bob])
+    found = {(row["violation"], row["account_id"], row["transaction_id"], row["version"]) for row in verify(app)}
+    assert found >= {("entry_without_transaction", ada, 3, 2), ("entry_without_transaction", bob, 3, 2)}
