@@ -1,7 +1,8 @@
 -- Every invariant of the ledger, checked over all of its rows in one snapshot: a row for each violation, none when all
 -- is well. ledger_id null checks every ledger. Reads everything; run it when the time that takes does not matter, and
 -- bank.verify_slice while a large bank works.
--- A sequence_behind row has no ledger_id when all ledgers are checked, since all draw from the same sequence.
+-- A sequence_behind or constraint_missing row has no ledger_id when all ledgers are checked, since all draw from the
+-- same sequences and are in the same tables.
 -- Locks: none. Errors: none.
 -- Example: select * from bank.verify();
 create or replace function bank.verify(ledger_id bigint default 1) returns table (
@@ -41,6 +42,9 @@ language sql stable security definer set search_path = bank, pg_temp as $$
 
         union all
         select * from bank._verify_sequences($1)
+
+        union all
+        select * from bank._verify_constraints($1)
     )
 
     select

@@ -3,7 +3,7 @@
 -- violation: each compares rows with what belongs to them at that moment. Entries and transactions that come in behind
 -- the place are for the next time.
 -- place: where to go on, as next_place of the call before; null: from the beginning. Accounts come first, then entries,
--- transactions, the keys of openings, and sequences.
+-- transactions, the keys of openings, and, with the last call, sequences and constraints.
 -- rows_max: with how many rows to stop. What they are compared with is read beside them: the legs of a transaction, the
 -- captures of a hold, the reversals of a transaction, the open holds of an account.
 -- ledger_id null checks every ledger; it stays the same from call to call.
@@ -166,6 +166,9 @@ begin
 
         union all
         select * from bank._verify_sequences(verify_slice.ledger_id) where part = 'sequences'
+
+        union all
+        select * from bank._verify_constraints(verify_slice.ledger_id) where part = 'sequences'
     ), found_in_all as (
         select * from found
 
