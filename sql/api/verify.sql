@@ -26,16 +26,13 @@ language sql stable security definer set search_path = bank, pg_temp as $$
         having sum(e.amount_minor) <> 0
 
         union all
-        select * from bank._verify_accounts($1, -9223372036854775808, 9223372036854775807)
+        select * from bank._verify_accounts($1, null, 9223372036854775807)
 
         union all
-        select *
-        from bank._verify_entries(
-            $1, -9223372036854775808, -9223372036854775808, 9223372036854775807, 9223372036854775807
-        )
+        select * from bank._verify_entries($1, null, null, 9223372036854775807, 9223372036854775807)
 
         union all
-        select * from bank._verify_transactions($1, -9223372036854775808, 9223372036854775807)
+        select * from bank._verify_transactions($1, null, 9223372036854775807)
 
         union all
         select * from bank._verify_openings($1, null, null)

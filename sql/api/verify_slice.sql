@@ -36,7 +36,6 @@ set cpu_operator_cost = 0
 set work_mem = '32MB'
 set jit = off as $$
 declare
-    lowest constant bigint := -9223372036854775808;
     highest constant bigint := 9223372036854775807;
     parts constant text[] := array['accounts', 'entries', 'transactions', 'openings', 'sequences'];
     part text := split_part(coalesce(place, 'accounts'), ':', 1);
@@ -54,8 +53,8 @@ begin
         if part = 'openings' then
             after_key := nullif(substr(place, length(part || in_ledger_id) + 3), '');
         else
-            after_id := coalesce(nullif(split_part(place, ':', 3), '')::bigint, lowest);
-            after_version := coalesce(nullif(split_part(place, ':', 4), '')::bigint, lowest);
+            after_id := nullif(split_part(place, ':', 3), '')::bigint;
+            after_version := coalesce(nullif(split_part(place, ':', 4), '')::bigint, -9223372036854775808);
         end if;
     exception
         when data_exception then
@@ -82,28 +81,28 @@ begin
         ));
     end if;
     if place is null then
-        in_ledger_id := coalesce(ledger_id, bank._verify_ledger(part, lowest));
+        in_ledger_id := coalesce(ledger_id, bank._verify_ledger(part, null));
     end if;
 
     -- The last row of the slice; where there are not so many any more, it reaches to the end of the ledger.
     if part = 'accounts' then
         select a.account_id into last_id
         from bank.account as a
-        where a.ledger_id = in_ledger_id and a.account_id > after_id
+        where a.ledger_id = in_ledger_id and (after_id is null or a.account_id > after_id)
         order by a.account_id
         offset rows_max - 1 limit 1;
         next_place := format('%s:%s:%s', part, in_ledger_id, last_id);
     elsif part = 'entries' then
         select e.account_id, e.version into last_id, last_version
         from bank.entry as e
-        where e.ledger_id = in_ledger_id and (e.account_id, e.version) > (after_id, after_version)
+        where e.ledger_id = in_ledger_id and (after_id is null or (e.account_id, e.version) > (after_id, after_version))
         order by e.account_id, e.version
         offset rows_max - 1 limit 1;
         next_place := format('%s:%s:%s:%s', part, in_ledger_id, last_id, last_version);
     elsif part = 'transactions' then
         select t.transaction_id into last_id
         from bank.transaction as t
-        where t.ledger_id = in_ledger_id and t.transaction_id > after_id
+        where t.ledger_id = in_ledger_id and (after_id is null or t.transaction_id > after_id)
         order by t.transaction_id
         offset rows_max - 1 limit 1;
         next_place := format('%s:%s:%s', part, in_ledger_id, last_id);
@@ -127,21 +126,21 @@ begin
             select count(*) from bank.account as a
             where part = 'accounts'
                 and a.ledger_id = in_ledger_id
-                and a.account_id > after_id
+                and (after_id is null or a.account_id > after_id)
                 and a.account_id <= least(last_id, bank._stripe_id(0, 0) - 1)
         ),
         (
             select count(*) from bank.entry as e
             where part = 'entries'
                 and e.ledger_id = in_ledger_id
-                and (e.account_id, e.version) > (after_id, after_version)
+                and (after_id is null or (e.account_id, e.version) > (after_id, after_version))
                 and (e.account_id, e.version) <= (last_id, last_version)
         ),
         (
             select count(*) from bank.transaction as t
             where part = 'transactions'
                 and t.ledger_id = in_ledger_id
-                and t.transaction_id > after_id
+                and (after_id is null or t.transaction_id > after_id)
                 and t.transaction_id <= last_id
         ),
         (

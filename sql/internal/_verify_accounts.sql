@@ -1,5 +1,5 @@
--- The rules that can be told from a row of account and what belongs to it, for the rows after after_id up to last_id,
--- stripes among them. only_ledger_id null: of all ledgers.
+-- The rules that can be told from a row of account and what belongs to it, for the rows after after_id, null: from the
+-- first, up to last_id, stripes among them. only_ledger_id null: of all ledgers.
 create or replace function bank._verify_accounts(only_ledger_id bigint, after_id bigint, last_id bigint) returns table (
     violation text,
     ledger_id bigint,
@@ -69,7 +69,7 @@ begin
             limit 1
         ) as main on true
         where (only_ledger_id is null or a.ledger_id = only_ledger_id)
-            and a.account_id > after_id
+            and (after_id is null or a.account_id > after_id)
             and a.account_id <= last_id
     )
 

@@ -1,7 +1,7 @@
--- The rules that can be told from an entry, for the entries after (after_account_id, after_version) up to and with
--- (last_account_id, last_version), in the order of the chains. The entry at the beginning is read too, for the next one
--- follows from it, but judged by the slice before. rows_max: how many rows that are at most; the planner cannot tell it
--- from the bounds.
+-- The rules that can be told from an entry, for the entries after (after_account_id, after_version), after_account_id
+-- null: from the first, up to and with (last_account_id, last_version), in the order of the chains. The entry at the
+-- beginning is read too, for the next one follows from it, but judged by the slice before. rows_max: how many rows that
+-- are at most; the planner cannot tell it from the bounds.
 create or replace function bank._verify_entries(
     only_ledger_id bigint,
     after_account_id bigint,
@@ -31,7 +31,7 @@ begin
             select *
             from bank.entry as y
             where (only_ledger_id is null or y.ledger_id = only_ledger_id)
-                and (y.account_id, y.version) >= (after_account_id, after_version)
+                and (after_account_id is null or (y.account_id, y.version) >= (after_account_id, after_version))
                 and (y.account_id, y.version) <= (last_account_id, last_version)
             order by y.ledger_id, y.account_id, y.version
             limit rows_max
@@ -70,7 +70,7 @@ begin
         left join bank.transaction as t on c.ledger_id = t.ledger_id and c.transaction_id = t.transaction_id
         -- That an account is missing is told once.
         left join bank.account as a on c.ledger_id = a.ledger_id and c.account_id = a.account_id and c.first_here
-        where (c.account_id, c.version) <> (after_account_id, after_version)
+        where (c.account_id, c.version) is distinct from (after_account_id, after_version)
     ), odd as materialized (
         select *
         from judged as j

@@ -13,7 +13,7 @@ begin
     while next_ledger_id is null loop
         next_part := parts[array_position(parts, next_part) + 1];
         exit when next_part is null or next_part = 'sequences';
-        next_ledger_id := coalesce(only_ledger_id, bank._verify_ledger(next_part, -9223372036854775808));
+        next_ledger_id := coalesce(only_ledger_id, bank._verify_ledger(next_part, null));
     end loop;
     -- Sequences are of no ledger.
     return case when next_part is not null then concat_ws(':', next_part, next_ledger_id) end;

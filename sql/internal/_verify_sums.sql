@@ -1,6 +1,6 @@
--- The entries of a transaction sum to zero in each currency: for the transactions after after_id up to last_id that
--- have legs, or are among the suspects. Two entries that are what their transaction says sum to zero by themselves, so
--- those of any other transaction need not be read once more.
+-- The entries of a transaction sum to zero in each currency: for the transactions after after_id, null: from the first,
+-- up to last_id that have legs, or are among the suspects. Two entries that are what their transaction says sum to zero
+-- by themselves, so those of any other transaction need not be read once more.
 create or replace function bank._verify_sums(
     only_ledger_id bigint,
     after_id bigint,
@@ -46,7 +46,7 @@ begin
         limit 1
     ) as a
     where t.ledger_id = only_ledger_id
-        and t.transaction_id > after_id
+        and (after_id is null or t.transaction_id > after_id)
         and t.transaction_id <= last_id
         and (t.legs is not null or t.transaction_id = any(suspects))
     group by t.ledger_id, t.transaction_id, a.currency

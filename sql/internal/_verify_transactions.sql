@@ -1,5 +1,5 @@
 -- The rules that can be told from a transaction with its legs, its hold, its captures and its reversals, for the ids
--- after after_id up to last_id; holds have the ids of transactions.
+-- after after_id, null: from the first, up to last_id; holds have the ids of transactions.
 create or replace function bank._verify_transactions(
     only_ledger_id bigint,
     after_id bigint,
@@ -26,7 +26,7 @@ begin
             (t.credit_account_id, t.credit_version, t.amount_minor)
         ) as side (account_id, version, amount_minor)
         where (only_ledger_id is null or t.ledger_id = only_ledger_id)
-            and t.transaction_id > after_id
+            and (after_id is null or t.transaction_id > after_id)
             and t.transaction_id <= last_id
             and t.legs is null
 
@@ -40,7 +40,7 @@ begin
             account_id bigint, amount_minor bigint, currency text, version bigint, stripe integer
         )
         where (only_ledger_id is null or t.ledger_id = only_ledger_id)
-            and t.transaction_id > after_id
+            and (after_id is null or t.transaction_id > after_id)
             and t.transaction_id <= last_id
             and t.legs is not null
     ), checked_leg as (
@@ -65,7 +65,7 @@ begin
         select x.ledger_id, x.original_transaction_id, sum(x.amount_minor) as reversed_minor, count(*) as reversals
         from bank.transaction as x
         where (only_ledger_id is null or x.ledger_id = only_ledger_id)
-            and x.original_transaction_id > after_id
+            and (after_id is null or x.original_transaction_id > after_id)
             and x.original_transaction_id <= last_id
             and x.transaction_type = 'reversal'
             and x.transaction_status = 'success'
@@ -97,13 +97,15 @@ begin
     from (
         select *
         from bank.hold as x
-        where (only_ledger_id is null or x.ledger_id = only_ledger_id) and x.hold_id > after_id and x.hold_id <= last_id
+        where (only_ledger_id is null or x.ledger_id = only_ledger_id)
+            and (after_id is null or x.hold_id > after_id)
+            and x.hold_id <= last_id
     ) as h
     full join (
         select x.ledger_id, x.transaction_id, x.debit_account_id, x.amount_minor
         from bank.transaction as x
         where (only_ledger_id is null or x.ledger_id = only_ledger_id)
-            and x.transaction_id > after_id
+            and (after_id is null or x.transaction_id > after_id)
             and x.transaction_id <= last_id
             and x.transaction_type = 'hold'
             and x.transaction_status = 'success'
@@ -144,7 +146,7 @@ begin
     from bank.transaction as t
     left join reversed as r on t.ledger_id = r.ledger_id and t.transaction_id = r.original_transaction_id
     where (only_ledger_id is null or t.ledger_id = only_ledger_id)
-        and t.transaction_id > after_id
+        and (after_id is null or t.transaction_id > after_id)
         and t.transaction_id <= last_id
         and t.reversed_minor
         is distinct from case when t.legs is null or r.reversals is null then r.reversed_minor else t.amount_minor end
@@ -156,7 +158,7 @@ begin
         jsonb_build_object('created_at', t.created_at)
     from bank.transaction as t
     where (only_ledger_id is null or t.ledger_id = only_ledger_id)
-        and t.transaction_id > after_id
+        and (after_id is null or t.transaction_id > after_id)
         and t.transaction_id <= last_id
         and t.created_at > clock_timestamp() + bank._clock_tolerance();
 end

@@ -5,7 +5,19 @@ from collections import Counter
 import pytest
 
 from tests.conftest import Bank, Connection
-from tests.helpers import Row, authorise, call, call_all, open_account, raises, violations, violations_of_slices
+from tests.helpers import (
+    WAY_IDS,
+    WAYS,
+    Row,
+    Way,
+    authorise,
+    call,
+    call_all,
+    open_account,
+    raises,
+    violations,
+    violations_of_slices,
+)
 
 SIZES = [1, 2, 3, 7]
 
@@ -127,6 +139,48 @@ def test_ledgers_are_gone_through_one_after_another_also_those_that_do_not_exist
             (row["ledger_id"], row["violation"]) for row in found
         }
     assert violations_of_slices(app, 2, 1) == []
+
+
+@pytest.mark.parametrize("verify", WAYS, ids=WAY_IDS)
+def test_the_lowest_ids_that_there_can_be_are_checked(app: Connection, owner: Connection, verify: Way) -> None:
+    lowest = -(2**63)
+    small_bank(app)
+    owner.execute("insert into bank.ledger (ledger_id, name) values (%s, 'Branch')", [lowest])
+    for ledger_id in (lowest, 1):
+        place = [ledger_id, lowest]
+        owner.execute(
+            "insert into bank.account (ledger_id, account_id, holder_name, currency, balance_minor)"
+            " values (%s, %s, 'Ada', 'EUR', 7)",
+            place,
+        )
+        owner.execute("insert into bank.entry values (%s, %s, %s, 99, 5, 5, now())", [*place, lowest])
+        owner.execute(
+            "insert into bank.transaction (ledger_id, transaction_id, debit_account_id, credit_account_id,"
+            " amount_minor, created_at, transaction_type, transaction_status, currency, failure_code)"
+            " values (%s, %s, 98, 98, 1, now(), 'transfer', 'failure', 'EUR', 'x')",
+            place,
+        )
+        owner.execute(
+            "insert into bank.hold (ledger_id, hold_id, account_id, amount_minor, hold_status, ended_at)"
+            " values (%s, %s, 97, 1, 'voided', now())",
+            place,
+        )
+    found = {
+        (row["ledger_id"], row["violation"], row["account_id"], row["transaction_id"], row["version"])
+        for row in verify(app)
+        if row["violation"] != "currency_does_not_sum_to_zero"
+    }
+    assert found == {
+        each
+        for ledger_id in (lowest, 1)
+        for each in [
+            (ledger_id, "account_differs_from_last_entry", lowest, 99, 0),
+            (ledger_id, "version_gap", lowest, 99, lowest),
+            (ledger_id, "entry_without_transaction", lowest, 99, lowest),
+            (ledger_id, "account_missing", 98, lowest, None),
+            (ledger_id, "hold_differs", 97, lowest, None),
+        ]
+    }
 
 
 def test_an_opening_without_its_account_and_a_sequence_behind_are_found(app: Connection, owner: Connection) -> None:
