@@ -51,7 +51,8 @@ begin
     begin
         in_ledger_id := nullif(split_part(place, ':', 2), '');
         if part = 'openings' then
-            after_key := nullif(substr(place, length(part || in_ledger_id) + 3), '');
+            -- All behind the second colon: a key may have colons in it, or be empty.
+            after_key := substring(place from '^[^:]*:[^:]*:(.*)$');
         else
             after_id := nullif(split_part(place, ':', 3), '')::bigint;
             after_version := coalesce(nullif(split_part(place, ':', 4), '')::bigint, -9223372036854775808);

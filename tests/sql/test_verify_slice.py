@@ -194,6 +194,19 @@ def test_an_opening_without_its_account_and_a_sequence_behind_are_found(app: Con
         assert sorted(found, key=str) == sorted(violations(app), key=str)
 
 
+def test_a_key_is_told_from_no_key_whatever_is_in_it(app: Connection, owner: Connection) -> None:
+    """The empty key is one too, though no call takes it; so is one of colons, or of lines."""
+    keys = ["", ":", "1:", "a\n:b", "\n", "z"]
+    for key in keys:
+        owner.execute("insert into bank.opening values (1, %s, 99, '{}')", [key])
+    for rows_max in (*SIZES, 100):
+        found = [row["detail"]["idempotency_key"] for row in violations_of_slices(app, rows_max, 1)]
+        assert sorted(found) == sorted(keys)
+    for ledger_id in ("1", "01"):
+        made = [call(app, "verify_slice", f"openings:{ledger_id}{rest}", 100) for rest in ("", ":", ":y")]
+        assert [len(part["violations"]) for part in made] == [6, 5, 1]
+
+
 @pytest.mark.parametrize(
     "place", ["", "nonsense", "entries", "accounts:", "entries:x", "accounts:1:99999999999999999999", "entries:2:1:1"]
 )
