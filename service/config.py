@@ -22,6 +22,7 @@ class Settings:
     """Folder of initdb and postgres for the embedded PostgreSQL; the wheel's when unset."""
     host: str = "127.0.0.1"
     port: int = 8000
+    """0: one that is free."""
     workers: int = 2
     """Processes of gunicorn."""
     pool_connections_max: int = 8
@@ -29,8 +30,8 @@ class Settings:
     request_timeout_seconds: int = 10
     """When a request is answered at the latest, whatever it waits for: a lock, a connection, a silent server."""
     lock_timeout_ms: int = 50
-    """How long a call waits for a lock before its requests are set aside: many times what a posting takes. 0: to the
-    deadline, with a connection in its hands."""
+    """How long a call waits for a lock before its requests are set aside: many times what a posting takes. 0, for tests
+    alone: to the deadline, with a connection, so that one locked row holds up requests that do not name it."""
     body_bytes_max: int = 4_194_304
     url_bytes_max: int = 8192
     header_bytes_max: int = 16_384
@@ -67,7 +68,13 @@ class Settings:
             except ValueError as error:
                 message = f"{VARIABLES[field]} is {text!r}, which is not valid: {error}"
                 raise ValueError(message) from None
-        return cls(**converted)  # type: ignore[arg-type]  # converted by field name just above
+        settings = cls(**converted)  # type: ignore[arg-type]  # converted by field name just above
+        if 2 * settings.lock_timeout_ms >= 1000 * settings.request_timeout_seconds:
+            raise ValueError(
+                f"LOCK_TIMEOUT_MS is {settings.lock_timeout_ms}, which is not valid: it is not less than half of "
+                f"REQUEST_TIMEOUT_SECONDS, {settings.request_timeout_seconds}"
+            )
+        return settings
 
     def to_environment(self, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
         """Return the environment of a process that is to find these settings, and the rest of ours."""
@@ -104,19 +111,28 @@ VARIABLES = {
     "log_level": "LOG_LEVEL",
 }
 
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError("it is less than zero")
-    return number
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError("it is less than one")
-    return number
+def _whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        number = int(text)
+        if number < lowest:
+            raise ValueError(f"it is less than {lowest}")
+        if highest is not None and number > highest:
+            raise ValueError(f"it is more than {highest}")
+        return number
+
+    return convert
+
+
+_count, _positive = _whole(0), _whole(1)
+
+
+def _log_level(text: str) -> str:
+    if text.lower() not in LOG_LEVELS:
+        raise ValueError(f"it is none of {', '.join(LOG_LEVELS)}")
+    return text.lower()
 
 
 def _postgresql_url(text: str) -> str:
@@ -131,10 +147,10 @@ _CONVERTERS: dict[str, Callable[[str], object]] = {
     "database_owner_url": _postgresql_url,
     "home": Path,
     "pgbin": Path,
-    "port": _count,
-    "workers": _count,
-    "pool_connections_max": _count,
-    "request_timeout_seconds": _positive,
+    "port": _whole(0, 65_535),
+    "workers": _positive,
+    "pool_connections_max": _positive,
+    "request_timeout_seconds": _whole(1, 3600),
     "lock_timeout_ms": _count,
     "body_bytes_max": _count,
     "url_bytes_max": _positive,
@@ -147,6 +163,7 @@ _CONVERTERS: dict[str, Callable[[str], object]] = {
     "key_cache_seconds": _count,
     "graceful_timeout_seconds": _count,
     "coalescer_flushes_max": _count,
-    "coalescer_queue_max": _count,
+    "coalescer_queue_max": _positive,
     "hold_sweep_seconds": _count,
+    "log_level": _log_level,
 }
