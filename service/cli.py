@@ -4,6 +4,10 @@ Exit codes: 0 all is well; 1 the operation failed, or found what should not be (
 2 the command line or a setting is not valid. Errors are one line on stderr.
 """
 
+import json
+import os
+import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -41,6 +45,11 @@ class _SettingError(click.ClickException):
 class _Commands(click.Group):
     """Turns the errors that a user can do something about into one line and exit code 1."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        if sys.stderr is None:  # closed, as by 2>&-: nothing is said then, also not to the next file that is opened
+            sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - as long as we live
+        return super().main(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -55,6 +64,9 @@ class _Commands(click.Group):
             OSError,
         ) as error:
             raise click.ClickException(str(error)) from None
+
+
+_ID = click.IntRange(1, 2**63 - 1)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
@@ -125,7 +137,7 @@ def status(settings: Settings) -> None:
 
 
 @main.command(epilog="Example: pgteller verify --ledger 1")
-@click.option("--ledger", "ledger_id", type=int, help="Only this ledger; every ledger when not given.")
+@click.option("--ledger", "ledger_id", type=_ID, help="Only this ledger; every ledger when not given.")
 @click.option("--from", "place", metavar="PLACE", help="Go on where an earlier run was stopped, as it said.")
 @click.option("--whole", is_flag=True, help="Check everything as of one moment, in one statement of the database.")
 @click.pass_obj
@@ -133,11 +145,11 @@ def verify(settings: Settings, *, ledger_id: int | None, place: str | None, whol
     """Check every invariant of the ledger; fails when one is violated.
 
     Each violation is a line on stdout. It reads everything, so it takes its time, but stops nobody: it goes from
-    slice to slice, each as of its own moment, and can be stopped with Ctrl-C and gone on with. --whole is faster, but
-    while it runs nothing that was deleted or updated meanwhile is cleaned up (vacuum waits for it).
+    slice to slice, each as of its own moment, and can be stopped with Ctrl-C and resumed. --whole is faster, but while
+    it runs nothing that was deleted or updated meanwhile is cleaned up (vacuum waits for it).
     """
     if whole and place is not None:
-        raise click.UsageError("--whole has no place to go on from")
+        raise click.UsageError("--from cannot be used with --whole")
     with database_url(settings, as_owner=False) as url, connect(url, "bank_app") as connection:
         try:
             if whole:
@@ -145,13 +157,13 @@ def verify(settings: Settings, *, ledger_id: int | None, place: str | None, whol
             else:
                 verify_in_slices(connection, ledger_id=ledger_id, place=place)
         except psycopg.Error as error:
-            message = error.diag.message_primary
+            message, facts = error.diag.message_primary, error.diag.message_detail or "{}"
             if message == "ledger_not_found":
-                raise click.ClickException(f"there is no ledger {ledger_id}") from None
+                raise click.ClickException(f"there is no ledger {json.loads(facts)['ledger_id']}") from None
             if message == "invalid_argument":
-                raise click.BadParameter(
-                    f"{place} is no place that `pgteller verify` told", param_hint="--from"
-                ) from None
+                in_another = json.loads(facts)["reason"] == "is in another ledger"
+                why = "is in another ledger" if in_another else "is not a place printed by `pgteller verify`"
+                raise click.BadParameter(f"{place} {why}", param_hint="--from") from None
             raise
 
 
@@ -278,12 +290,14 @@ def keys_group() -> None:
     help="What it may do; repeat it for several.  [default: all but transactions:force and admin]",
 )
 @click.option("--expires-in-days", type=click.IntRange(1, 36_500), help="Never when not given.")
-@click.option("--ledger", "ledger_id", type=int, default=1, show_default=True)
+@click.option("--ledger", "ledger_id", type=_ID, default=1, show_default=True)
 @click.pass_obj
 def keys_create(
     settings: Settings, name: str, scopes: tuple[str, ...], expires_in_days: int | None, ledger_id: int
 ) -> None:
     """Create a key for NAME and print it: this once, for only its digest is kept."""
+    if sys.stdout is None:
+        raise click.ClickException("stdout is closed: nobody would see the key")
     key = keys.make()
     with database_url(settings, as_owner=True) as url, connect(url, answer_seconds_max=ANSWER_SECONDS_MAX) as owner:
         try:
@@ -300,8 +314,14 @@ def keys_create(
             raise click.ClickException(f"there is no ledger {ledger_id}") from None
         except (psycopg.errors.CheckViolation, psycopg.errors.StringDataRightTruncation):
             raise click.UsageError("NAME is blank or longer than 100 characters") from None
-    click.echo(f"Key {created['api_key_id']} for {name}: {', '.join(created['scopes'])}", err=True)
-    click.echo(key)
+        try:
+            click.echo(f"Key {created['api_key_id']} for {name}: {', '.join(created['scopes'])}", err=True)
+            click.echo(key)
+        except OSError as error:
+            call(owner, "revoke_api_key", api_key_id=created["api_key_id"])
+            with suppress(OSError):  # what is left of the key is not tried again when Python ends
+                sys.stdout.close()
+            raise click.ClickException(f"the key could not be printed, and is revoked again: {error}") from None
 
 
 @keys_group.command("list", epilog="Example: pgteller keys list")
@@ -329,7 +349,7 @@ def keys_list(settings: Settings) -> None:
 
 
 @keys_group.command("revoke", epilog="Example: pgteller keys revoke 2")
-@click.argument("api_key_id", metavar="ID", type=int)
+@click.argument("api_key_id", metavar="ID", type=_ID)
 @click.pass_obj
 def keys_revoke(settings: Settings, api_key_id: int) -> None:
     """End the key with this ID (see `pgteller keys list`) for good; a second time changes nothing."""

@@ -1,12 +1,17 @@
 """API keys: shown once, known by their digest."""
 
 import hashlib
+import os
+import subprocess
+import sys
 
 import psycopg
 import pytest
 
 from service import keys
+from service.installation import ROOT
 from tests.cli.conftest import Run
+from tests.conftest import Bank
 
 AppConnection = psycopg.Connection[dict[str, object]]
 
@@ -80,11 +85,38 @@ def test_revoking_an_unknown_key_fails_in_one_line(run: Run) -> None:
         ("x" * 101,),
         ("shop", "--scope", "accounts:delete"),
         ("shop", "--expires-in-days", "0"),
+        ("shop", "--ledger", "0"),
+        ("shop", "--ledger", "99999999999999999999"),
         (),
     ],
 )
 def test_a_bad_command_line_exits_with_2(run: Run, arguments: tuple[str, ...]) -> None:
     assert run("keys", "create", *arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "99999999999999999999"])
+def test_a_number_that_no_key_can_have_is_a_mistake_of_the_command_line(run: Run, number: str) -> None:
+    assert run("keys", "revoke", "--", number).exit_code == 2
+    assert run("keys", "revoke", str(2**63 - 1)).stderr.startswith(f"Error: there is no key {2**63 - 1}:")
+    assert run("keys", "create", "shop", "--ledger", str(2**63 - 1)).stderr.startswith("Error: there is no ledger")
+
+
+@pytest.mark.parametrize("output", [">/dev/full", "2>/dev/full", ">&-"])
+def test_a_key_that_could_not_be_printed_is_not_valid(run: Run, bank: Bank, output: str) -> None:
+    command = subprocess.run(
+        ["/bin/sh", "-c", f"exec {sys.executable} -m service.cli keys create shop {output}"],
+        env={**os.environ, "DATABASE_URL": bank.owner_url},
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert command.returncode == 1
+    if "2>" not in output:
+        why = "stdout is closed" if output == ">&-" else "the key could not be printed, and is revoked again"
+        assert command.stderr.splitlines()[-1].startswith(f"Error: {why}")
+    assert " valid " not in run("keys", "list").stdout
 
 
 def test_an_unknown_ledger_is_refused(run: Run) -> None:

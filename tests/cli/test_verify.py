@@ -73,22 +73,60 @@ def test_one_ledger_is_silent_about_another(run: Run, owner: OwnerConnection) ->
 
 
 @pytest.mark.parametrize(
-    "place", ["nonsense", "entries", "entries:x", "accounts:1:99999999999999999999", "accounts:2:1"]
+    "place", ["nonsense", "entries", "entries:x", "accounts:1:99999999999999999999", "accounts:99999999999999999999"]
 )
 def test_a_place_that_nobody_told_is_a_mistake_of_the_command_line(
     run: Run, owner: OwnerConnection, place: str
 ) -> None:
-    shown = run("verify", "--ledger", "1", "--from", place)
+    for ledger in ((), ("--ledger", "1")):
+        shown = run("verify", *ledger, "--from", place)
+        assert shown.exit_code == 2
+        assert f"{place} is not a place printed by `pgteller verify`" in shown.stderr
+
+
+def test_a_place_that_does_not_go_with_the_other_options_is_a_mistake_of_the_command_line(run: Run) -> None:
+    shown = run("verify", "--ledger", "1", "--from", "accounts:2:1")
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert "accounts:2:1 is in another ledger" in shown.stderr
+    shown = run("verify", "--whole", "--from", "accounts:1")
     assert shown.exit_code == 2
-    assert f"{place} is no place that `pgteller verify` told" in shown.stderr
-    assert run("verify", "--whole", "--from", "accounts:1").exit_code == 2
+    assert "--from cannot be used with --whole" in shown.stderr
+
+
+@pytest.mark.parametrize("place", ["accounts:9", "entries:9:2", "transactions:9", "openings:9:key"])
+def test_a_place_in_a_ledger_that_does_not_exist_is_an_error_that_says_so(run: Run, place: str) -> None:
+    shown = run("verify", "--from", place)
+    assert (shown.exit_code, shown.stdout, shown.stderr) == (1, "", "Error: there is no ledger 9\n")
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "99999999999999999999"])
+def test_a_number_that_no_ledger_can_have_is_a_mistake_of_the_command_line(run: Run, number: str) -> None:
+    shown = run("verify", "--ledger", number)
+    assert shown.exit_code == 2
+    assert f"{number} is not in the range" in shown.stderr
+    assert run("verify", "--ledger", str(2**63 - 1)).stderr == f"Error: there is no ledger {2**63 - 1}\n"
+
+
+@pytest.mark.parametrize(("arguments", "exit_code"), [("", 0), ("--ledger 99", 1), ("--ledger 0", 2)])
+def test_a_closed_stderr_changes_nothing_else(bank: Bank, arguments: str, exit_code: int) -> None:
+    command = subprocess.run(
+        ["/bin/sh", "-c", f"exec {sys.executable} -m service.cli verify {arguments} 2>&-"],
+        env={**os.environ, "DATABASE_URL": bank.app_url},
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        timeout=DEADLINE_SECONDS,
+        check=False,
+    )
+    assert command.returncode == exit_code
+    assert ("No violations." in command.stdout) == (exit_code == 0)
 
 
 def test_from_a_place_on_nothing_before_it_is_checked(run: Run, owner: OwnerConnection) -> None:
     owner.execute("update bank.account set balance_minor = 7 where external_id = 'ada'")
     shown = run("verify", "--from", "entries:1:2:0")
     assert shown.exit_code == 0, shown.output
-    assert re.match(TOTAL.format(0, 2, 1), shown.stdout)
+    assert re.fullmatch(TOTAL.format(0, 2, 1) + r", from entries:1:2:0 on\nNo violations\.\n", shown.stdout)
 
 
 def test_ctrl_c_says_where_to_go_on_and_from_there_the_rest_is_checked(
