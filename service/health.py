@@ -16,6 +16,13 @@ from service.responses import answer
 _SECONDS_MAX = 0.8
 """For all checks: a probe often waits no longer than a second."""
 
+_NOT_MIGRATED = (
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.UndefinedFunction,
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.InsufficientPrivilege,
+)
+
 
 class Live:
     """GET /health/live: the process answers."""
@@ -57,7 +64,8 @@ class Ready:
         try:
             [installed] = await send(self.pool, "health", {}, answer_by=until)
         except psycopg.Error as error:
-            return {"database": f"not migrated: {type(error).__name__}"}
+            fault = "not migrated" if isinstance(error, _NOT_MIGRATED) else "does not answer"
+            return {"database": f"{fault}: {type(error).__name__}"}
         except Problem:
             return {"database": "not reachable, or does not answer in time"}
         return {

@@ -77,6 +77,28 @@ def test_a_clock_that_cannot_be_checked_in_time_does_not_hold_up_readiness(bank:
         assert client.get("/health/ready").json()["checks"]["clock"] == "ok"
 
 
+def test_a_database_that_cannot_answer_now_is_not_told_to_be_without_its_migrations(
+    bank: Bank, own_http: HttpServer
+) -> None:
+    with bank.connect("bank_owner", autocommit=False) as owner, own_http.client() as client:
+        owner.execute("lock table bank.installation in access exclusive mode")
+        answer = client.get("/health/ready")
+        owner.rollback()
+        assert answer.status_code == 503
+        assert answer.json()["checks"] == {"database": "does not answer: LockNotAvailable"}
+        assert client.get("/health/ready").status_code == 200
+
+
+def test_a_database_that_was_never_migrated_is_told_so(bank: Bank, own_http: HttpServer) -> None:
+    with bank.connect("bank_owner") as owner, own_http.client() as client:
+        owner.execute("revoke execute on function bank.health from bank_app")
+        checks = client.get("/health/ready").json()["checks"]
+        assert checks == {"database": "not migrated: InsufficientPrivilege"}
+        owner.execute("alter function bank.health rename to health_of_another_version")
+        checks = client.get("/health/ready").json()["checks"]
+        assert checks == {"database": "not migrated: UndefinedFunction"}
+
+
 def test_a_database_whose_functions_are_older_is_told_to_migrate_and_nothing_else(
     bank: Bank, own_http: HttpServer
 ) -> None:
