@@ -6,9 +6,13 @@ PGTELLER_WRITE_README=1 writes the output that it saw into the page instead of c
 import os
 import re
 import subprocess
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from service.config import Settings
 from service.embedded import find_binaries
@@ -16,9 +20,11 @@ from service.installation import ROOT
 from service.local import LocalBank
 from tests.cli.conftest import local_environment
 from tests.cli.test_serve import serving
+from tests.conftest import Bank
 
 PAGES = ["README.md", "docs/movements.md"]
 _BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
+_SQL = re.compile(r"```sql\n(.*?)```", re.DOTALL)
 _END = "=== end of output ==="
 
 
@@ -68,3 +74,39 @@ def test_a_page_shows_what_its_commands_print(fresh_home: Path, page: str) -> No
     if os.environ.get("PGTELLER_WRITE_README"):
         path.write_text(actual)
     assert path.read_text() == actual
+
+
+@pytest.mark.parametrize(
+    ("lock", "together", "found"),
+    [
+        ("select from bank.account where account_id = 2 for update", 1, [True, True]),
+        ("select from bank.account where account_id = 2 for share", 2, [True, False]),
+        ("lock table bank.entry in access exclusive mode", 1, [True, False]),
+        ("select from bank.account", 1, [False, False]),
+    ],
+)
+def test_the_queries_of_a_slow_bank_find_who_holds_a_lock(
+    bank: Bank, lock: str, together: int, found: list[bool]
+) -> None:
+    """As a superuser and as somebody who may read all statistics; the application sees nobody of another role."""
+    queries = _SQL.findall((ROOT / "docs" / "slow.md").read_text())
+    assert len(queries) == len(found)
+    with ExitStack() as stack:
+        watcher = stack.enter_context(psycopg.connect(bank.owner_url, autocommit=True, row_factory=dict_row))
+        watcher.execute("select bank.open_account('Ada', 'EUR')")
+        holders = [stack.enter_context(psycopg.connect(bank.owner_url)) for _ in range(together)]
+        for holder in holders:
+            holder.execute(lock.encode())
+        time.sleep(1.1)  # the page asks for those who are at it for a second
+        pids = {holder.info.backend_pid for holder in holders}
+
+        def is_found(role: str, query: str) -> bool:
+            with watcher.transaction(force_rollback=True):
+                watcher.execute("create role watcher in role bank_owner, pg_read_all_stats")
+                watcher.execute(f"set local role {role}".encode())
+                rows = watcher.execute(query.encode()).fetchall()
+            return pids <= {row["pid"] for row in rows if row["state"] == "idle in transaction"}
+
+        for role in ("none", "watcher"):
+            assert [is_found(role, query) for query in queries] == found, role
+        assert not any(is_found("bank_app", query) for query in queries)
