@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
 from service import account_life, accounts, app, config, holds, movements, pages, postings, transactions
 from service.docs import header, sql_readme
@@ -228,12 +229,26 @@ def test_every_resource_under_v1_names_a_scope() -> None:
         assert getattr(app, name).scope in SCOPES
 
 
-def test_every_setting_is_in_the_readme_and_in_the_example() -> None:
+def test_every_setting_is_in_the_readme_and_in_the_example_with_its_default() -> None:
     readme = (ROOT / "README.md").read_text()
     example = (ROOT / ".env.example").read_text()
-    for variable in config.VARIABLES.values():
+    for field, variable in config.VARIABLES.items():
+        default = getattr(config.Settings(), field)
         assert f"`{variable}`" in readme
-        assert variable in example
+        assert f"# {variable}=" in example
+        if isinstance(default, int | str):
+            assert f"| `{variable}` | `{default}` |" in readme
+            assert f"# {variable}={default}\n" in example
+
+
+def test_compose_hands_every_setting_of_the_service_on() -> None:
+    """Null in the file: as it is set outside. A new setting is added there, or here with the reason why it is not."""
+    environment = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["web"]["environment"]
+    fixed = {"DATABASE_URL", "HOST", "PORT"}  # by the containers and their network
+    others = {"DATABASE_OWNER_URL", "BANK_APP_PASSWORD", "PGTELLER_HOME", "PGBIN"}  # of other commands
+    assert {name for name, value in environment.items() if value is None} == {
+        *config.VARIABLES.values()
+    } - fixed - others
 
 
 def test_the_environment_is_read_in_one_place() -> None:

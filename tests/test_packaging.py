@@ -204,7 +204,8 @@ def test_compose_and_render_hold_no_secret() -> None:
 
 def test_a_container_is_given_longer_to_stop_than_requests_in_flight_are_to_finish() -> None:
     web = COMPOSE["services"]["web"]
-    assert _seconds(web["stop_grace_period"]) >= int(web["environment"]["GRACEFUL_TIMEOUT_SECONDS"]) + 5
+    assert web["environment"]["GRACEFUL_TIMEOUT_SECONDS"] is None
+    assert _seconds(web["stop_grace_period"]) >= Settings().graceful_timeout_seconds + 5
     for service in RENDER["services"]:
         assert service["maxShutdownDelaySeconds"] >= Settings().graceful_timeout_seconds + 5
 
