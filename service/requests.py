@@ -3,6 +3,7 @@
 Only what the database could not be handed is refused here; what a value means is checked once, in SQL.
 """
 
+import asyncio
 import json
 import re
 import time
@@ -32,12 +33,23 @@ _EXPONENT_DIGITS_MAX = 9
 # msgspec takes as deep a value as the stack of this process lets it; PostgreSQL has a stack of its own.
 _DEPTH_MAX = 500
 
+# SQL takes 8192 bytes, measured as jsonb writes them. As sent, with blanks and escapes, they may be more: so many. What
+# is larger is refused unread, for while one body is looked into, no other request is answered.
+_METADATA_TEXT_BYTES_MAX = 65_536
+_METADATA_TOO_LARGE = "is larger than 8192 bytes"  # as bank._metadata_fault says
+_LOOK_BYTES = 65_536
+"""Of metadata so much is looked into before other requests have their turn."""
+_FAULT_SEARCH_BYTES_MAX = 65_536
+"""In a larger body that is not JSON the member at fault is not looked for."""
+
 # With all digits made 0, a number may be out of range only where one of these stands: without them it has less than
 # 1000 digits before the point, after it, and for its exponent less than three. A regular expression is slower.
 _SHAPE = bytes.maketrans(b"123456789E+", b"000000000e-")
 _FAR_EXPONENTS = (b"0e000", b"0e-000")
 _MANY_DIGITS = b"0" * 1000
-_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+_BRACKET = re.compile(rb"[\[\]{}]")
+_NUMBER = re.compile(r"[0-9][0-9.eE+-]*")
 _NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _ID = re.compile(r"[1-9][0-9]{0,18}\Z")
 _BIGINT_MAX = 2**63 - 1
@@ -96,9 +108,13 @@ async def read_body(req: falcon.asgi.Request, form: type[S]) -> S:
     try:
         struct: S = decoder.decode(body)
         _check_json_fields(struct, json_fields)
+        looked_bytes = 0
         for name, item_fields in json_lists:
             for number, item in enumerate(getattr(struct, name)):
-                _check_json_fields(item, item_fields, f"{name}[{number}].")
+                looked_bytes += _check_json_fields(item, item_fields, f"{name}[{number}].")
+                if looked_bytes > _LOOK_BYTES:
+                    looked_bytes = 0
+                    await asyncio.sleep(0)
     except msgspec.ValidationError as error:
         raise _with_number_of_item(error, body, form) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -130,6 +146,8 @@ def _json_fields(form: type[Any]) -> list[str]:
 
 def _member_at_fault(body: bytes, form: type[msgspec.Struct]) -> str | None:
     """Name the member for which a body is not JSON, if that is all that is wrong with it; msgspec does not say."""
+    if len(body) > _FAULT_SEARCH_BYTES_MAX:
+        return None
     try:
         members = json.loads(body.decode(errors="surrogateescape"))
     except (ValueError, RecursionError):
@@ -178,13 +196,20 @@ async def _read(req: falcon.asgi.Request) -> bytes:
     return body
 
 
-def _check_json_fields(struct: Request, names: list[str], path: str = "") -> None:
+def _check_json_fields(struct: Request, names: list[str], path: str = "") -> int:
+    """Check the members that are any JSON; return how many bytes have been looked into."""
+    looked_bytes = 0
     for name in names:
         if (text := bytes(getattr(struct, name))) != b"{}":
             _check_json_object(path + name, text)
+            looked_bytes += len(text)
+    return looked_bytes
 
 
 def _check_json_object(field: str, text: bytes) -> None:
+    if len(text) > _METADATA_TEXT_BYTES_MAX:
+        errors = [{"field": field, "reason": _METADATA_TOO_LARGE}]
+        raise Problem("invalid_argument", f"{field} {_METADATA_TOO_LARGE}", errors=errors)
     try:
         value = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -197,15 +222,8 @@ def _check_json_object(field: str, text: bytes) -> None:
         raise invalid(field, "has a NUL character")
     if text.count(b"[") + text.count(b"{") > _DEPTH_MAX and _depth(text) > _DEPTH_MAX:
         raise invalid(field, "is nested too deeply")
-    if _may_be_out_of_range(text):
-        try:
-            json.loads(text, parse_int=_check_number, parse_float=_check_number)
-        except _OutOfRange:
-            raise invalid(field, "has a number that PostgreSQL does not take") from None
-
-
-class _OutOfRange(ValueError):
-    """A number that numeric cannot hold."""
+    if _may_be_out_of_range(text) and _has_number_out_of_range(text):
+        raise invalid(field, "has a number that PostgreSQL does not take")
 
 
 def _may_be_out_of_range(text: bytes) -> bool:
@@ -213,21 +231,29 @@ def _may_be_out_of_range(text: bytes) -> bool:
     return any(each in shape for each in _FAR_EXPONENTS) or (len(shape) > len(_MANY_DIGITS) and _MANY_DIGITS in shape)
 
 
-def _check_number(text: str) -> None:
-    mantissa, _, exponent = text.lower().partition("e")
+def _has_number_out_of_range(text: bytes) -> bool:
+    """Return whether numeric cannot hold one of the numbers in valid JSON: a regular expression finds them fastest."""
+    return any(
+        _is_out_of_range(number)
+        for number in _NUMBER.findall(_STRING.sub(b"", text).decode().lower())
+        if "e" in number or len(number) > len(_MANY_DIGITS)
+    )
+
+
+def _is_out_of_range(number: str) -> bool:
+    mantissa, _, exponent = number.partition("e")
     exponent_digits = exponent.lstrip("+-").lstrip("0")
     if len(exponent_digits) > _EXPONENT_DIGITS_MAX:  # nor would int() take any number of them
-        raise _OutOfRange
-    whole, _, fraction = mantissa.lstrip("-").partition(".")
+        return True
+    whole, _, fraction = mantissa.partition(".")
     shift = int(exponent_digits or "0") * (-1 if exponent.startswith("-") else 1)
-    if len(fraction) - shift > _SCALE_MAX or len(whole) + shift > _DIGITS_MAX:
-        raise _OutOfRange
+    return len(fraction) - shift > _SCALE_MAX or len(whole) + shift > _DIGITS_MAX
 
 
 def _depth(text: bytes) -> int:
     """Return how many brackets are open at most."""
     depth = deepest = 0
-    for found in _STRING_OR_BRACKET.findall(text):
+    for found in _BRACKET.findall(_STRING.sub(b"", text)):
         depth += (found in (b"[", b"{")) - (found in (b"]", b"}"))
         deepest = max(deepest, depth)
     return deepest

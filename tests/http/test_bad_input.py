@@ -437,6 +437,18 @@ def test_metadata_is_an_object_that_can_be_stored(client: httpx.Client, routes: 
         assert_names(send(client, routes[route], body_with(routes[route], "metadata", value)), "metadata")
 
 
+@pytest.mark.parametrize("route", METADATA_ROUTES)
+def test_metadata_refused_unread_is_refused_as_by_the_database(
+    client: httpx.Client, routes: dict[str, Route], route: str
+) -> None:
+    answers = [
+        send(client, routes[route], body_with(routes[route], "metadata", '{"a": "' + "x" * size + '"}'))
+        for size in (9000, 65_536)
+    ]
+    by_database, unread = [{**problem_of(each, 400, "invalid_argument"), "request_id": ""} for each in answers]
+    assert unread == by_database
+
+
 # ---- bodies
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import falcon.asgi
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from service.accounts import OpenAccountsRequest
 from service.errors import Problem
 from service.postings import CreditRequest
 from service.requests import read_body
@@ -20,13 +22,17 @@ from tests.conftest import Connection
 def read(metadata: bytes) -> str:
     """Read a body with this metadata as a route does; return what would be sent to PostgreSQL."""
     body = b'{"amount_minor": 1, "metadata": ' + metadata + b"}"
+    return str(asyncio.run(read_body(request(body), CreditRequest)).arguments()["metadata"])
+
+
+def request(body: bytes) -> falcon.asgi.Request:
     scope = falcon.testing.create_scope(
         "/v1/accounts/1/credit", method="POST", headers={"Content-Type": "application/json"}
     )
     events = falcon.testing.ASGIRequestEventEmitter(body, chunk_size=2**20)
     req = falcon.asgi.Request(scope, events.emit)
     req.context.body_bytes_max = 4 * 2**20
-    return str(asyncio.run(read_body(req, CreditRequest)).arguments()["metadata"])
+    return req
 
 
 # Around what numeric can hold, in every way of writing it.
@@ -126,3 +132,47 @@ def test_a_number_out_of_range_is_refused_by_jsonb(app: Connection) -> None:
             read(b'{"a": ' + number.encode() + b"}")
         refused.append(caught.value.body["errors"][0]["field"])
     assert refused == ["metadata"] * 3
+
+
+def object_of(size_bytes: int, unit: bytes) -> bytes:
+    """JSON of about this size that has a small number, for which all numbers are looked at, and then only these."""
+    return b'{"a": [1e-100' + unit * ((size_bytes - 20) // len(unit)) + b"]}"
+
+
+@pytest.mark.parametrize("unit", [b",1", b",1e-100", b",[[]]", b',""', b',"\\"\\\\"', b'           ,"1e-20000"'])
+def test_metadata_is_looked_into_only_where_that_is_quick(unit: bytes) -> None:
+    """The event loop waits for it, and with it every other request; some of these took seconds for 4 MiB."""
+    large = object_of(4_000_000, unit)
+    began = time.perf_counter()
+    with pytest.raises(Problem) as caught:
+        read(large)
+    assert time.perf_counter() - began < 0.5
+    assert caught.value.body["errors"] == [{"field": "metadata", "reason": "is larger than 8192 bytes"}]
+
+    largest = object_of(65_536, unit)
+    began = time.perf_counter()
+    assert read(largest) == largest.decode()
+    assert time.perf_counter() - began < 0.5
+
+
+@pytest.mark.parametrize(("size_bytes", "reason"), [(65_536, "has a number"), (65_537, "is larger than 8192 bytes")])
+def test_metadata_too_large_to_be_looked_into_is_not(size_bytes: int, reason: str) -> None:
+    with pytest.raises(Problem) as caught:
+        read(b'{"a": 1e-20000' + b" " * (size_bytes - 15) + b"}")
+    assert caught.value.body["detail"].startswith(f"metadata {reason}")
+
+
+def test_other_requests_have_their_turn_while_the_metadata_of_a_batch_is_looked_into() -> None:
+    item = b'{"holder_name": "A", "currency": "EUR", "metadata": ' + object_of(8192, b",1") + b"}"
+    batch = b'{"accounts": [' + b",".join([item] * 400) + b"]}"
+
+    async def turns() -> int:
+        turns = 0
+        reading = asyncio.ensure_future(read_body(request(batch), OpenAccountsRequest))
+        while not reading.done():
+            turns += 1
+            await asyncio.sleep(0)
+        assert len((await reading).accounts) == 400
+        return turns
+
+    assert asyncio.run(turns()) > 40
