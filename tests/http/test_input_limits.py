@@ -379,7 +379,7 @@ def test_the_connection_that_has_been_idle_longest_gives_way(quick: HttpServer) 
 def test_no_request_in_flight_gives_way(bank: Bank) -> None:
     """The transfers wait for a lock; who comes beyond the limit is refused, and told so."""
     api_key, _ = create_key(bank)
-    settings = {"coalescer_flushes_max": 0, "lock_timeout_ms": 0, "pool_connections_max": CONNECTIONS_MAX + 3}
+    settings = {"coalescer_flushes_max": 0, "lock_timeout_ms": 0, "pool_connections_max": CONNECTIONS_MAX + 4}
     http = HttpServer(bank.app_url, workers=1, connections_max=CONNECTIONS_MAX, **settings)
     try:
         http.start()
