@@ -10,6 +10,7 @@ import psycopg
 import structlog
 
 from service.installation import error_catalogue
+from service.logs import FailureLog
 
 log = structlog.get_logger()
 
@@ -156,6 +157,7 @@ def from_falcon(error: falcon.HTTPError) -> Problem:
 
 def add_handlers(app: falcon.asgi.App[Any, Any]) -> None:
     """Answer every exception that leaves a resource as a problem."""
+    failures = FailureLog(log)
 
     async def handle(
         req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Exception, params: dict[str, Any]
@@ -164,7 +166,7 @@ def add_handlers(app: falcon.asgi.App[Any, Any]) -> None:
         if problem.body["code"] == "internal_error":
             log.error("request failed", request_id=req.context.request_id, path=req.path, exc_info=error)
         elif problem.status >= 500:  # noqa: PLR2004
-            log.warning(problem.body["code"], request_id=req.context.request_id, path=req.path, error=str(error))
+            failures.add(problem.body["code"], request_id=req.context.request_id, path=req.path, error=str(error))
         resp.status = problem.status
         resp.set_headers(problem.headers)
         resp.content_type = "application/problem+json"

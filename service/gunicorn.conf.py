@@ -4,7 +4,7 @@ import shutil
 from typing import Any
 
 from service.config import Settings
-from service.worker import figures_directory
+from service.worker import GunicornLogger, figures_directory
 
 _settings = Settings.from_environment()
 
@@ -18,6 +18,7 @@ keepalive = 75
 backlog = 2048
 proc_name = "pgteller"
 control_socket_disable = True
+logger_class = GunicornLogger
 loglevel = "warning" if _settings.log_level == "info" else _settings.log_level
 raw_env = [f"PROMETHEUS_MULTIPROC_DIR={figures_directory()}"]
 

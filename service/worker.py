@@ -4,20 +4,30 @@ import gc
 import os
 import resource
 import signal
+import sys
 import tempfile
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import structlog
+from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from uvicorn_worker import UvicornWorker
 
+from service import logs
 from service.config import Settings
 
 log = structlog.get_logger()
 
 _OTHER_FILES = 256
 """Descriptors besides clients and the pool: refused clients that linger, listeners, figures, the log."""
+
+
+class GunicornLogger(Logger):  # type: ignore[misc]  # it has no types
+    """gunicorn's own log, which is uvicorn's too: it does not wait for whoever reads it either."""
+
+    def _set_handler(self, log: Any, output: str, fmt: Any, stream: Any = None) -> None:
+        super()._set_handler(log, output, fmt, logs.STDERR if stream in (None, sys.stderr) else stream)
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]  # it has no types
@@ -32,12 +42,17 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # it has no types
         "proxy_headers": False,  # nothing here asks who the client was
     }
 
+    def init_process(self) -> None:
+        """Set up the log before anything is loaded that may have something to say."""
+        logs.configure(Settings.from_environment().log_level)
+        super().init_process()
+
     def run(self) -> None:
         """Serve. What was loaded until now stays, and requests leave little behind that only a search would find."""
+        settings = Settings.from_environment()
         # Not before raw_env is in force, see gunicorn.conf.py: it imports the metrics.
         from service.http_protocol import Connections, HttpProtocol  # noqa: PLC0415
 
-        settings = Settings.from_environment()
         self.config.http = partial(
             HttpProtocol, worker_connections=Connections(settings, connections_that_fit(settings))
         )

@@ -10,7 +10,7 @@ import pytest
 from service.errors import from_database
 from tests.conftest import Bank, Connection
 from tests.http.conftest import Service, new_key, open_account, problem_of
-from tests.http_server import HttpServer, create_key
+from tests.http_server import HttpServer, create_key, wait_for
 
 SECRET = "secret of the database"
 
@@ -85,7 +85,7 @@ def test_what_goes_wrong_inside_is_in_the_log_and_not_in_the_answer(bank: Bank) 
             problem_of(answer, 500, "internal_error")
             assert SECRET not in answer.text
             assert SECRET not in str(answer.headers)
-            assert "the-failed-one" in http.log()
+            wait_for(lambda: "the-failed-one" in http.log(), "the log says so")
             assert SECRET in http.log()
 
             # The worker goes on.

@@ -1,0 +1,106 @@
+"""The service serves whatever becomes of its log."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service import launcher
+from service.http_service import WORKING_DIRECTORY, gunicorn_command
+from tests.http.conftest import problem_of
+from tests.http_server import HttpServer, wait_for
+
+NO_DATABASE = "postgresql://nobody@127.0.0.1:1/none"
+KEY = {"Authorization": "Bearer pgt_" + "a" * 43}
+
+
+@contextmanager
+def serving(output: int, command: Callable[[list[str]], list[str]] = list, **settings: int) -> Iterator[HttpServer]:
+    """A service without a database, whose every answer with a key is a 503, and whose log goes to this descriptor."""
+    http = HttpServer(NO_DATABASE, workers=1, hold_sweep_seconds=0, request_timeout_seconds=1, **settings)
+    http._process = subprocess.Popen(
+        launcher.command_line(command(gunicorn_command()), when_orphaned=signal.SIGTERM),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        cwd=WORKING_DIRECTORY,
+        env=http.settings.to_environment(),
+        start_new_session=True,
+    )
+
+    def lives() -> bool:
+        assert http.process.poll() is None
+        try:
+            return httpx.get(f"{http.url}/health/live").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    try:
+        wait_for(lives, "the service lives")
+        yield http
+    finally:
+        http.stop()
+
+
+def failed(http: HttpServer, request_id: str = "x") -> dict[str, Any]:
+    headers = {**KEY, "X-Request-ID": request_id}
+    answer = httpx.get(f"{http.url}/v1/accounts/1", headers=headers, timeout=15)
+    return problem_of(answer, 503, "database_unavailable")
+
+
+def test_a_log_on_a_full_disk_spoils_no_answer() -> None:
+    with open("/dev/full", "wb") as full, serving(full.fileno()) as http:  # noqa: PTH123
+        for _ in range(3):
+            failed(http)
+        [worker] = http.worker_pids()
+        os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: http.worker_pids() not in ([], [worker]), "there is another worker")
+
+
+def test_a_log_that_nobody_reads_stops_nothing() -> None:
+    reader, writer = os.pipe()
+    try:
+        with serving(writer) as http:
+            flags = fcntl.fcntl(writer, fcntl.F_GETFL)
+            fcntl.fcntl(writer, fcntl.F_SETFL, flags | os.O_NONBLOCK)
+            with pytest.raises(BlockingIOError):
+                while True:
+                    os.write(writer, b"x")
+            fcntl.fcntl(writer, fcntl.F_SETFL, flags)
+            for number in range(3):
+                failed(http)
+                time.sleep(1.1 if number == 1 else 0)  # the next line is due
+            [worker] = http.worker_pids()
+            os.kill(worker, signal.SIGKILL)  # of which the master has something to say
+            wait_for(lambda: http.worker_pids() not in ([], [worker]), "there is another worker")
+            http.terminate()
+            assert http.process.wait(30) == 0
+    finally:
+        os.close(writer)
+        os.close(reader)
+
+
+def test_requests_that_fail_alike_are_a_line_a_second(tmp_path: Path) -> None:
+    requests = 60
+    with (tmp_path / "log").open("wb") as log, serving(log.fileno()) as http:
+        began = time.monotonic()
+        with ThreadPoolExecutor(20) as threads:
+            list(threads.map(lambda number: failed(http, f"r{number}"), range(requests)))
+
+        def lines() -> list[dict[str, Any]]:
+            text = (tmp_path / "log").read_text().splitlines()
+            return [json.loads(line) for line in text if '"database_unavailable"' in line]
+
+        wait_for(lambda: sum(line["requests"] for line in lines()) == requests, "all are counted")
+        assert len(lines()) <= 2 + time.monotonic() - began
+        assert all(line["request_id"].startswith("r") and line["path"] == "/v1/accounts/1" for line in lines())
