@@ -3,6 +3,7 @@
 import gc
 import os
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -21,6 +22,9 @@ log = structlog.get_logger()
 
 _OTHER_FILES = 256
 """Descriptors besides clients and the pool: refused clients that linger, listeners, figures, the log."""
+
+_FIGURES_BYTES_MIN = 8 * 2**20
+"""Free room in memory below which the figures go elsewhere: each worker takes less than 1 MiB."""
 
 
 class GunicornLogger(Logger):  # type: ignore[misc]  # it has no types
@@ -90,7 +94,12 @@ def connections_that_fit(settings: Settings) -> int:
 def figures_directory() -> str:
     """Make the folder of the workers' figures: once, for a reload of gunicorn's settings asks again.
 
-    In memory where that can be: the files are mapped, and a process that writes to one on a full disk is killed.
+    In memory where there is room, which containers often give little of. Where no folder can be made, the name of one
+    that is not there: the service goes on without figures.
     """
     memory = Path("/dev/shm")  # noqa: S108 - mkdtemp makes a private folder in it
-    return tempfile.mkdtemp(prefix="pgteller-figures-", dir=memory if os.access(memory, os.W_OK) else None)
+    in_memory = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= _FIGURES_BYTES_MIN
+    try:
+        return tempfile.mkdtemp(prefix="pgteller-figures-", dir=memory if in_memory else None)
+    except OSError:
+        return os.devnull + "/figures"

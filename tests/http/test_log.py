@@ -1,10 +1,12 @@
-"""The service serves whatever becomes of its log."""
+"""The service serves whatever becomes of its log, and whether there is room for its figures."""
 
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -104,3 +106,60 @@ def test_requests_that_fail_alike_are_a_line_a_second(tmp_path: Path) -> None:
         wait_for(lambda: sum(line["requests"] for line in lines()) == requests, "all are counted")
         assert len(lines()) <= 2 + time.monotonic() - began
         assert all(line["request_id"].startswith("r") and line["path"] == "/v1/accounts/1" for line in lines())
+
+
+# ---- figures
+
+
+def in_small_memory(command: list[str], memory: str, temporary: str) -> list[str]:
+    """Return the command with a file system of these sizes in memory as /dev/shm, and as the folder for what is not."""
+    script = f"mount -t tmpfs -o size={memory} tmpfs /dev/shm && mount -t tmpfs -o size={temporary} tmpfs /mnt"
+    if subprocess.run(["unshare", "-m", "sh", "-c", script], check=False, capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    unshare = shutil.which("unshare") or ""
+    return [unshare, "-m", "sh", "-c", f'{script} && export TMPDIR=/mnt && exec "$@"', "sh", *command]
+
+
+@pytest.mark.parametrize(
+    ("memory", "temporary", "rooms"),
+    [("64k", "64m", {"mnt"}), ("64m", "64k", {"shm"}), ("64k", "16k", set()), ("64k", "180k", set())],
+)
+def test_figures_go_where_there_is_room_and_else_the_service_goes_without(
+    tmp_path: Path, memory: str, temporary: str, rooms: set[str]
+) -> None:
+    with (
+        (tmp_path / "log").open("wb") as log,
+        serving(log.fileno(), lambda command: in_small_memory(command, memory, temporary)) as http,
+    ):
+        [worker] = http.worker_pids()
+        failed(http)
+        figures = httpx.get(f"{http.url}/metrics")
+        assert figures.status_code == 200
+        whole = "pgteller_http_requests_total" in figures.text
+        assert whole == bool(rooms)
+        root = Path(f"/proc/{worker}/root")
+        found = {file.parent.parent.name for file in root.glob("dev/shm/*/*.db")}
+        found |= {file.parent.parent.name for file in root.glob("mnt/*/*.db")}
+        assert found >= rooms
+        assert http.worker_pids() == [worker]
+        said = [line for line in (tmp_path / "log").read_text().splitlines() if "no room for figures" in line]
+        assert bool(said) == (not rooms)
+        assert all("No space left" in json.loads(line)["error"] for line in said)
+
+
+def test_figures_that_find_no_more_room_end_and_are_kept_no_longer() -> None:
+    """They begin in a file of 64 KiB. The file system has room for it, and not for as much again."""
+    script = """if True:
+        import os
+        from service import metrics
+        for number in range(2000):
+            metrics.HTTP_REFUSED.labels(f"reason {number}").inc()
+        assert metrics.HTTP_REFUSED.labels("reason 7")._value.get() == 1
+        assert not os.path.exists(f"/mnt/counter_{os.getpid()}.db")
+        assert os.path.exists(f"/mnt/gauge_livemax_{os.getpid()}.db")
+    """
+    command = in_small_memory([sys.executable, "-c", script], "16k", "220k")
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": "/mnt"}
+    ended = subprocess.run(command, env=environment, cwd=WORKING_DIRECTORY, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("no room for figures") == 1
