@@ -35,6 +35,8 @@ _SWEEP_SECONDS = 1.0
 _LINGER_SECONDS = 2.0
 """A refused client may go on sending for so long: a reset would take its answer away before it is read."""
 _LINGERING_MAX = 64
+_STALLED_SECONDS = 2.0
+"""A client that has not read for so long loses its place to another that needs one."""
 _FEED_BYTES = 4096
 """The parser gets no more at once, so that few pipelined requests are made of it before the first is answered."""
 _FRAMING_BYTES_MAX = 16_384
@@ -59,22 +61,31 @@ class Connections:
         """Those that have had their answers."""
         self.lingering: _Waiting = {}
         """Those that are refused and not yet gone."""
+        self.unread: dict[HttpProtocol, float] = {}
+        """Those whose clients do not read their answers, and since when."""
         self._all: set[Any] | None = None
         self._refused: Counter[str] = Counter()
         self._request_ids = (f"{secrets.token_hex(8)}{number:016x}" for number in itertools.count(1))
 
     def admit(self, protocol: "HttpProtocol") -> bool:
-        """Make room for a connection: the oldest newcomer goes, or else the one that has been idle longest."""
+        """Make room for a connection: the oldest newcomer goes, or else the one that has been idle longest.
+
+        When there is neither, one goes whose client has long not read its answer.
+        """
         if self._all is None:
             self._all = protocol.connections
             protocol.loop.call_later(_SWEEP_SECONDS, self._sweep, protocol.loop)
         if len(self._all) - len(self.lingering) <= self.connections_max:
             return True
-        oldest = next(iter(self.newcomers), None) or next(iter(self.idle), None)
+        oldest = next(iter(self.newcomers), None) or next(iter(self.idle), None) or self._stalled(protocol.loop.time())
         if oldest is None:
             return False
         oldest.give_way()
         return True
+
+    def _stalled(self, now: float) -> "HttpProtocol | None":
+        protocol, since = next(iter(self.unread.items()), (None, now))
+        return protocol if since + _STALLED_SECONDS <= now else None
 
     def linger(self, protocol: "HttpProtocol") -> None:
         """Keep a refused connection until its client has read the answer, but not too many of them."""
@@ -140,6 +151,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._wire_bytes = 0
         self._body_bytes = 0
         self._unparsed = b""
+        self._is_all = False
         self._upgrade_ignored = False
         self._running: RequestResponseCycle | None = None
         self._fault: tuple[str, Problem] | None = None
@@ -161,6 +173,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Forget it; a request that is being read learns that there is no more."""
         self._waiting_in.pop(self, None)
         self._among.lingering.pop(self, None)
+        self._among.unread.pop(self, None)
         if self._phase == _BODY:
             self.cycle.scope["state"]["body_cut_short"] = True
         self.deadline = self.write_deadline = math.inf
@@ -171,14 +184,29 @@ class HttpProtocol(HttpToolsProtocol):
             self._running.message_event.set()
         super().connection_lost(exc)
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # as in asyncio: whether to keep the connection
+        """Answer the whole requests of a client that sends no more, and then end."""
+        self._is_all = True
+        return self._is_answer_due()
+
+    def _is_answer_due(self) -> bool:
+        """Whether a whole request is to be answered, or an earlier answer is still due: one cut short is neither."""
+        if self._phase == _REFUSED:
+            return self._answer_later is not None
+        is_cut_short = self._phase == _BODY and self._running is self.cycle
+        return self._running is not None and not self._running.response_complete and not is_cut_short
+
     def pause_writing(self) -> None:
         """Begin to wait for a client that does not read."""
         super().pause_writing()
-        self.write_deadline = self.loop.time() + self._settings.body_timeout_seconds
+        now = self.loop.time()
+        self._among.unread[self] = now
+        self.write_deadline = now + self._settings.body_timeout_seconds
 
     def resume_writing(self) -> None:
         """It reads again."""
         super().resume_writing()
+        self._among.unread.pop(self, None)
         self.write_deadline = math.inf
 
     # ---- what comes in
@@ -332,11 +360,15 @@ class HttpProtocol(HttpToolsProtocol):
             self._feed_unparsed()
         elif self._answer_later is not None:
             self._write_last(self._answer_later)
+            self._answer_later = None
             return
         elif self._phase == _BETWEEN:
             self._rest()
         else:
             self._wait_in(self._among.idle)
+        if self._is_all and not self._is_answer_due():
+            self._end_answered()
+            return
         self.flow.resume_reading()
 
     def _rest(self) -> None:
@@ -352,7 +384,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     def give_way(self) -> None:
         """End in favour of a new connection."""
-        if self._phase == _BETWEEN and self._waiting_in is self._among.idle:
+        if self in self._among.unread and self not in self._waiting_in:
+            self._among.count("displaced")
+            del self._among.unread[self]
+            self.transport.abort()
+        elif self._phase == _BETWEEN and self._waiting_in is self._among.idle:
             self._among.count("displaced")
             self._end()
         else:
@@ -427,8 +463,18 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.close()
         self._linger()
 
+    def _end_answered(self) -> None:
+        """End when the client has read its answers, for which it has time."""
+        if self._phase == _BODY:
+            self.cycle.scope["state"]["body_cut_short"] = True
+        self._phase = _REFUSED
+        self._waiting_in.pop(self, None)
+        self.deadline = self.loop.time() + self._settings.body_timeout_seconds
+        self.transport.close()
+
     def _linger(self) -> None:
         self._waiting_in.pop(self, None)
+        self._among.unread.pop(self, None)
         self.deadline = self.loop.time() + _LINGER_SECONDS
         self._among.linger(self)
 

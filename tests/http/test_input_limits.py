@@ -423,6 +423,55 @@ def test_a_client_that_does_not_read_its_answers_is_cut_off(quick: HttpServer) -
         wait_for(lambda: refused(quick, "answer_time") == before + 1, "the connection was ended")
 
 
+def test_a_client_that_does_not_read_its_answers_gives_way_to_another(shared_bank: Bank) -> None:
+    http = HttpServer(shared_bank.app_url, workers=1, connections_max=CONNECTIONS_MAX, hold_sweep_seconds=0)
+    try:
+        http.start()
+        with contextlib.ExitStack() as stack:
+            for _ in range(CONNECTIONS_MAX):
+                connection = stack.enter_context(http.connect())
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                connection.settimeout(0.5)
+                send(connection, endless(b"GET /metrics HTTP/1.1\r\nHost: bank\r\n\r\n" * 20))
+
+            def lives() -> bool:
+                with contextlib.suppress(httpx.TransportError):
+                    return httpx.get(f"{http.url}/health/live").status_code == 200
+                return False
+
+            wait_for(lives, "one of them gives way", 15)
+            assert refused(http, "displaced") >= 1
+            assert refused(http, "answer_time") == 0
+    finally:
+        http.stop()
+
+
+@pytest.mark.parametrize("requests", [1, 2, 40])
+@pytest.mark.parametrize("rest", [b"", b"GET / HT", b"POST / HTTP/1.1\r\nHost: bank\r\nContent-Length: 5\r\n\r\n{"])
+def test_a_client_that_sends_no_more_gets_the_answers_to_its_whole_requests(
+    quick: HttpServer, key: str, requests: int, rest: bytes
+) -> None:
+    with quick.client(key) as client:
+        account_id = open_account(client)
+    path = f"/v1/accounts/{account_id}/credit"
+    whole = [request_bytes("POST", path, key, {"amount_minor": 1}) for _ in range(requests)]
+    with quick.connect() as connection, connection.makefile("rb") as file:
+        connection.sendall(b"".join(whole) + rest)
+        connection.shutdown(socket.SHUT_WR)
+        assert [read_answer(file)[0] for _ in range(requests)] == [201] * requests
+        assert file.read() == b""
+    with quick.client(key) as client:
+        assert balance_of(client, account_id) == requests
+
+
+def test_a_client_that_sends_no_more_and_no_whole_request_gets_nothing(quick: HttpServer) -> None:
+    for sent in (b"", b"GET / HT", b"POST / HTTP/1.1\r\nHost: bank\r\nContent-Length: 5\r\n\r\n{"):
+        with quick.connect() as connection, connection.makefile("rb") as file:
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
+            assert not file.read().startswith(b"HTTP/1.1 2")
+
+
 def test_an_orderly_end_does_not_wait_for_half_open_connections(shared_bank: Bank) -> None:
     http = HttpServer(shared_bank.app_url, hold_sweep_seconds=0)
     try:
