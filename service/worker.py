@@ -20,8 +20,8 @@ from service.config import Settings
 
 log = structlog.get_logger()
 
-_OTHER_FILES = 256
-"""Descriptors besides clients and the pool: refused clients that linger, listeners, figures, the log."""
+_OTHER_FILES = 104
+"""Descriptors besides clients and the pool: 64 refused clients that linger, and 40 for listeners, figures, the log."""
 
 _FIGURES_BYTES_MIN = 8 * 2**20
 """Free room in memory below which the figures go elsewhere: each worker takes less than 1 MiB."""

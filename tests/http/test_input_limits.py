@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from http.client import HTTPResponse
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.conftest import Bank
@@ -470,6 +472,30 @@ def test_a_client_that_sends_no_more_and_no_whole_request_gets_nothing(quick: Ht
             connection.sendall(sent)
             connection.shutdown(socket.SHUT_WR)
             assert not file.read().startswith(b"HTTP/1.1 2")
+
+
+def test_few_files_leave_most_of_them_to_clients(shared_bank: Bank) -> None:
+    """With `ulimit -n 256`. What else a worker has open finds room in what is kept for it."""
+    files = 256
+    http = HttpServer(shared_bank.app_url, workers=1, hold_sweep_seconds=0)
+    try:
+        http.start(ready=False)
+        resource.prlimit(http.process.pid, resource.RLIMIT_NOFILE, (files, files))
+        http.await_ready()
+        [pid] = http.worker_pids()
+        assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (files, files)
+        wait_for(lambda: "limit of open files" in http.log(), "the log says so")
+        connections_max = files - 104 - http.settings.pool_connections_max
+        assert f'"limit": {connections_max}' in http.log()
+        with contextlib.ExitStack() as stack:
+            for _ in range(connections_max + 10):
+                stack.enter_context(http.connect())
+            assert httpx.get(f"{http.url}/health/live").status_code == 200
+            assert httpx.get(f"{http.url}/metrics").status_code == 200
+            clients = [each for each in psutil.Process(pid).net_connections("tcp") if each.status == "ESTABLISHED"]
+            assert psutil.Process(pid).num_fds() - len(clients) <= 40
+    finally:
+        http.stop()
 
 
 def test_an_orderly_end_does_not_wait_for_half_open_connections(shared_bank: Bank) -> None:
