@@ -95,6 +95,8 @@ class Coalescer(ABC, Generic[I, A]):
         if not self._flushes_max:
             return await self._alone(ledger_id, item)
         until = deadlines.current(self.pool.request_timeout_seconds)
+        if self.reads:
+            return await self._queue(ledger_id, item, until, in_demand=False)
         if self.pool.contended:
             function, arguments = self.statement(ledger_id, [item])
             if self.pool.is_contended(function, arguments):

@@ -26,7 +26,7 @@ class Settings:
     workers: int = 2
     """Processes of gunicorn."""
     pool_connections_max: int = 8
-    """Database connections of each worker."""
+    """Database connections of each worker; it opens up to three more, for readiness and for accounts in demand."""
     request_timeout_seconds: int = 10
     """When a request is answered at the latest, whatever it waits for: a lock, a connection, a silent server."""
     lock_timeout_ms: int = 50

@@ -373,7 +373,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _rest(self) -> None:
         self.deadline = self.loop.time() + self.timeout_keep_alive
-        self._wait_in(self._among.idle)
+        self._waiting_in = self._among.idle  # a request was whole, so it waited nowhere
+        self._waiting_in[self] = None
 
     def _wait_in(self, waiting: _Waiting) -> None:
         self._waiting_in.pop(self, None)
