@@ -208,10 +208,12 @@ class Coalescer(ABC, Generic[I, A]):
 
     async def _flush(self, ledger_id: int, batch: list[_Waiting[I, A]]) -> None:
         if self.pool.locked.any:
-            queueing = [waiting for waiting in batch if waiting.in_demand]
+            patient = self.pool.patient
+            queueing = [waiting for waiting in batch if waiting.in_demand and patient.can_send(waiting.until)]
             if queueing:
-                self._start_aside(self._observed(ledger_id, queueing, self.pool.patient), queueing)
-            batch = [waiting for waiting in batch if not waiting.in_demand]
+                self._start_aside(self._observed(ledger_id, queueing, patient), queueing)
+                queued = {id(waiting) for waiting in queueing}
+                batch = [waiting for waiting in batch if id(waiting) not in queued]
             if self.pool.locked.more_likely:
                 await self.pool.locked.find(self._locks(ledger_id, batch))
             self._set_aside(ledger_id, batch)

@@ -131,6 +131,10 @@ class Pool(AsyncConnectionPool[Connection]):
             await self.patient.close(timeout)
         await super().close(timeout)
 
+    def can_send(self, until: float) -> bool:
+        """Return whether there is time to send, and to wait for a lock, before the deadline."""
+        return time.monotonic() + self.sending_seconds < until
+
     def is_contended(self, function: str, arguments: dict[str, Any]) -> bool:
         """Return whether a call insists now that waits for what this one would wait for."""
         return bool(self.contended) and any(name in self.contended for name in _names(function, arguments))
@@ -213,7 +217,7 @@ async def _call(pool: Pool, function: str, arguments: dict[str, Any], *, until: 
     while not pool.is_contended(function, arguments):
         in_demand = pool.locked.any and await pool.locked.wait_or_look(rows_of(arguments), until)
         try:
-            if in_demand:
+            if in_demand and pool.patient.can_send(until):
                 return await send(pool.patient, function, arguments, answer_by=until, rollback=rollback)
             async with _place(pool.writes, until), _place(pool.singles, until):
                 if pool.locked.any and pool.locked.among(rows_of(arguments)) is not None:
@@ -255,7 +259,7 @@ async def insist(
     names = Counter(_names(function, arguments))
     pool.contended += names
     try:
-        while time.monotonic() + pool.sending_seconds < until:
+        while pool.can_send(until):
             async with _place(pool.insisting, until):
                 try:
                     return await send(pool, function, arguments, answer_by=until, rollback=rollback)
