@@ -3,7 +3,6 @@
 import os
 import signal
 import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -76,13 +75,12 @@ def test_every_request_is_answered_by_its_deadline_while_the_database_is_silent(
 
         with ThreadPoolExecutor(20) as threads:
             proxy.silent.set()
-            began = time.monotonic()
             written = threads.submit(writes)
             paths = [f"/v1/accounts/{ada}/balance", f"/v1/accounts/{ada}", f"/v1/holds/{hold_id}"]
             reads = [threads.submit(ask, path) for path in paths]
             unknown_key = threads.submit(ask, paths[0], "sk_of_nobody")
             ready = client.get("/health/ready")
-            assert time.monotonic() - began < 1
+            assert ready.elapsed.total_seconds() < 2  # 0.8 s, and a busy machine
             assert (ready.status_code, ready.json()["checks"]) == (
                 503, {"database": "not reachable, or does not answer in time"},
             )  # fmt: skip
