@@ -1,13 +1,10 @@
 -- The rules that can be told from a row of account and what belongs to it, for the rows after after_id, null: from the
 -- first, up to last_id, stripes among them. only_ledger_id null: of all ledgers.
-create or replace function bank._verify_accounts(only_ledger_id bigint, after_id bigint, last_id bigint) returns table (
-    violation text,
-    ledger_id bigint,
-    account_id bigint,
-    transaction_id bigint,
-    version bigint,
-    detail jsonb
-)
+create or replace function bank._verify_accounts(
+    only_ledger_id bigint,
+    after_id bigint,
+    last_id bigint
+) returns setof bank._violation
 -- A plan for these bounds: one for all bounds would be made for a part of the table that is never read.
 language plpgsql stable set plan_cache_mode = force_custom_plan as $$
 begin

@@ -1,14 +1,7 @@
 -- The primary keys, unique indexes and checks of the bank's tables are there and valid. The other rules are made for
 -- rows that have keys: of two rows with the same key a slice may read one. A check is told by the columns that it is
 -- about, for its text may be written in another way by another version of PostgreSQL.
-create or replace function bank._verify_constraints(only_ledger_id bigint) returns table (
-    violation text,
-    ledger_id bigint,
-    account_id bigint,
-    transaction_id bigint,
-    version bigint,
-    detail jsonb
-)
+create or replace function bank._verify_constraints(only_ledger_id bigint) returns setof bank._violation
 language sql stable as $$
     select
         'constraint_missing', only_ledger_id, null::bigint, null::bigint, null::bigint,

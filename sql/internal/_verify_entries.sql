@@ -9,14 +9,7 @@ create or replace function bank._verify_entries(
     last_account_id bigint,
     last_version bigint,
     rows_max bigint default null
-) returns table (
-    violation text,
-    ledger_id bigint,
-    account_id bigint,
-    transaction_id bigint,
-    version bigint,
-    detail jsonb
-)
+) returns setof bank._violation
 language plpgsql stable set plan_cache_mode = force_custom_plan as $$
 begin
     return query

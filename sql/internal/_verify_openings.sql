@@ -1,13 +1,10 @@
 -- An idempotency key of an opening leads to the account that it opened: for the keys after after_key up to last_key.
 -- Null: from the first, to the last.
-create or replace function bank._verify_openings(only_ledger_id bigint, after_key text, last_key text) returns table (
-    violation text,
-    ledger_id bigint,
-    account_id bigint,
-    transaction_id bigint,
-    version bigint,
-    detail jsonb
-)
+create or replace function bank._verify_openings(
+    only_ledger_id bigint,
+    after_key text,
+    last_key text
+) returns setof bank._violation
 language plpgsql stable set plan_cache_mode = force_custom_plan as $$
 begin
     return query

@@ -1,12 +1,5 @@
 -- No sequence would draw an id that is there already: `pgteller migrate` mends it.
-create or replace function bank._verify_sequences(only_ledger_id bigint) returns table (
-    violation text,
-    ledger_id bigint,
-    account_id bigint,
-    transaction_id bigint,
-    version bigint,
-    detail jsonb
-)
+create or replace function bank._verify_sequences(only_ledger_id bigint) returns setof bank._violation
 language sql stable as $$
     select
         'sequence_behind', only_ledger_id, null::bigint, null::bigint, null::bigint,

@@ -4,14 +4,7 @@ create or replace function bank._verify_transactions(
     only_ledger_id bigint,
     after_id bigint,
     last_id bigint
-) returns table (
-    violation text,
-    ledger_id bigint,
-    account_id bigint,
-    transaction_id bigint,
-    version bigint,
-    detail jsonb
-)
+) returns setof bank._violation
 language plpgsql stable set plan_cache_mode = force_custom_plan as $$
 begin
     return query
