@@ -100,8 +100,7 @@ class Coalescer(ABC, Generic[I, A]):
         if self.pool.contended:
             function, arguments = self.statement(ledger_id, [item])
             if self.pool.is_contended(function, arguments):
-                [answer] = self.answers([item], await insist(self.pool, function, arguments, until=until))
-                return answer
+                return await self._alone(ledger_id, item)
         met_lock = in_demand = False
         while True:
             if self.pool.locked.any:
@@ -167,30 +166,22 @@ class Coalescer(ABC, Generic[I, A]):
             self._start(ledger_id, batch)
 
     def _start(self, ledger_id: int, batch: list[_Waiting[I, A]]) -> None:
-        task = asyncio.create_task(self._flush(ledger_id, batch))
+        task = self._start_aside(self._flush(ledger_id, batch), batch)
         self._flushes.add(task)
-        self._in_flight[task] = batch
         slow = asyncio.get_running_loop().call_later(self.slow_seconds, self._step_aside, task)
+        task.add_done_callback(lambda _: slow.cancel())
 
-        def ended(task: "asyncio.Task[None]") -> None:
-            slow.cancel()
-            self._slow.discard(task)
-            del self._in_flight[task]
-            self._give_up_place(task)
-
-        task.add_done_callback(ended)
-
-    def _start_aside(self, answering: Coroutine[Any, Any, None], batch: list[_Waiting[I, A]]) -> None:
-        """Begin what may wait long for a lock, beside those that have places: its connections are others."""
+    def _start_aside(self, answering: Coroutine[Any, Any, None], batch: list[_Waiting[I, A]]) -> "asyncio.Task[None]":
+        """Begin a call that has no place: what may wait long for a lock does so over other connections."""
         task = asyncio.create_task(answering)
         self._in_flight[task] = batch
+        task.add_done_callback(self._ended)
+        return task
 
-        def ended(task: "asyncio.Task[None]") -> None:
-            del self._in_flight[task]
-            if self._queued and self._gathering is None:
-                self._gather()
-
-        task.add_done_callback(ended)
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._slow.discard(task)
+        del self._in_flight[task]
+        self._give_up_place(task)
 
     def _step_aside(self, task: "asyncio.Task[None]") -> None:
         if task not in self._flushes:

@@ -339,12 +339,13 @@ async def send(
         except (PoolTimeout, PoolClosed):
             raise Problem("outcome_unknown" if sent else "database_unavailable") from None
         except psycopg.Error as error:
-            sent = sent or not left_nothing_behind(error)
-            late = time.monotonic() >= answer_by
-            if isinstance(error, psycopg.errors.ReadOnlySqlTransaction) or not left_nothing_behind(error):
+            rolled_back = left_nothing_behind(error)
+            sent = sent or not rolled_back
+            if not rolled_back or isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
                 await pool.renew()
             collided = isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected)
-            if late or attempt == _ATTEMPTS_MAX or (left_nothing_behind(error) and not collided):
+            again = (collided or not rolled_back) and attempt < _ATTEMPTS_MAX and time.monotonic() < answer_by
+            if not again:
                 if sent and not _is_an_answer(error):
                     raise Problem("outcome_unknown") from error
                 raise

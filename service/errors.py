@@ -132,9 +132,8 @@ def from_database(error: psycopg.Error) -> Problem:
         case psycopg.errors.ReadOnlySqlTransaction():
             return Problem("read_only")
         case psycopg.OperationalError():  # a full disk, no memory, a file that cannot be read, …
-            return Problem(
-                "database_failed", f"{Problem('database_failed').body['detail']} {error.diag.message_primary}"
-            )
+            meaning = error_catalogue()["database_failed"]["meaning"]
+            return Problem("database_failed", f"{meaning} {error.diag.message_primary}")
     return Problem("internal_error")
 
 
