@@ -1,8 +1,9 @@
 -- The kinds of postings and states of accounts that 0005 is about: a new value of an enum cannot be used in the
 -- transaction that adds it.
--- depends: 0003.stripes
+-- transactional: false
+-- depends: 0001.ledger
 
-set local role bank_owner;
+set role bank_owner;
 
 alter type bank.account_status add value if not exists 'debits_frozen' before 'closed';  -- nothing is taken
 alter type bank.account_status add value if not exists 'credits_frozen' before 'closed'; -- nothing is put in

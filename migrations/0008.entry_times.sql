@@ -4,7 +4,7 @@
 -- before. Outside of a transaction, so that the bank goes on posting meanwhile. One that was interrupted leaves an
 -- index that is not valid: it is dropped first.
 -- transactional: false
--- depends: 0007.openings
+-- depends: 0001.ledger
 
 set role bank_owner;
 

@@ -7,7 +7,8 @@ Exit codes: 0 all is well; 1 the operation failed, or found what should not be (
 import json
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,15 @@ from service.http_service import HttpServiceError, base_url, is_ready
 from service.import_command import Target, import_file
 from service.import_file import ImportFile, ImportFileError
 from service.importer import CONNECTIONS_DEFAULT, ImportOptions, ImportStoppedError
-from service.installation import last_migration_id
+from service.installation import NOT_INSTALLED, last_migration_id
 from service.local import LocalBank, LocalBankError, database_url
 from service.migrate import migrate
-from service.owner import ANSWER_SECONDS_MAX, call, connect, installation_fault, one_line, without_password
+from service.migration_lock import MigrationError, installation_lock
+from service.owner import ANSWER_SECONDS_MAX, call, connect, installed_version, one_line, without_password
 from service.serve import serve_configured, serve_local
 from service.session import connection_defaults
 from service.verify_command import verify_in_slices, verify_whole
+from service.watch import Watch
 
 _EXIT_CODES = """
 \b
@@ -61,6 +64,7 @@ class _Commands(click.Group):
             ImportFileError,
             ImportStoppedError,
             LocalBankError,
+            MigrationError,
             OSError,
         ) as error:
             raise click.ClickException(str(error)) from None
@@ -104,7 +108,8 @@ def migrate_command(settings: Settings) -> None:
     """Bring the database to this version: apply pending migrations, load the functions.
 
     Connects to DATABASE_OWNER_URL, else DATABASE_URL: a role that may create roles, or a member of
-    bank_owner. Running it again, or twice at a time, does no harm.
+    bank_owner. The bank may run meanwhile, and services of the version before go on (docs/upgrades.md). Running it
+    again, or twice at a time, does no harm. A database of a newer version is left as it is.
     """
     configured = settings.database_owner_url or settings.database_url
     if configured is not None:
@@ -115,7 +120,7 @@ def migrate_command(settings: Settings) -> None:
             applied = bank.install()
     for migration_id in applied:
         click.echo(f"applied {migration_id}")
-    click.echo(f"The database is at {last_migration_id()}; its functions are those of this version.")
+    click.echo(f"The database has what this version needs, {last_migration_id()} and its functions.")
 
 
 @main.command(epilog="Example: pgteller status || pgteller migrate")
@@ -123,17 +128,24 @@ def migrate_command(settings: Settings) -> None:
 def status(settings: Settings) -> None:
     """Show the database, what is installed in it, and whether the service answers.
 
-    Fails when the database cannot be reached or is not of this version; not when the service is down.
+    Fails when the database cannot be reached or this version does not work on it; not when the service is down.
     """
     with database_url(settings, as_owner=False) as url:
         with psycopg.connect(url, **connection_defaults(url)) as connection:
             version = connection.info.server_version
-        fault = installation_fault(url)
+        installed = installed_version(url)
+    fault = NOT_INSTALLED if installed is None else installed.fault
+    if fault is not None or installed is None:
+        state = fault
+    elif installed.is_newest:
+        state = f"current, {installed.migration_id}"
+    else:
+        state = f"a newer version, {installed.release} with {installed.migration_id}; this one works on it"
     click.echo(f"database    {without_password(url)} (PostgreSQL {version // 10_000}.{version % 10_000})")
-    click.echo(f"installed   {'current, ' + last_migration_id() if fault is None else fault}")
+    click.echo(f"installed   {state}")
     click.echo(f"service     {base_url(settings)} {'is ready' if is_ready(settings) else 'does not answer'}")
     if fault is not None:
-        raise click.ClickException("the database is not of this version: run `pgteller migrate`")
+        raise click.ClickException(f"this version does not work on the database: {fault}")
 
 
 @main.command(epilog="Example: pgteller verify --ledger 1")
@@ -180,13 +192,20 @@ def correct_times_command(settings: Settings, *, dry_run: bool) -> None:
         fault = clock_fault(owner, datetime.now(UTC))
         if fault is not None:
             raise click.ClickException(fault)
-        corrected = correct_times(owner, dry_run=dry_run)
+        with nullcontext() if dry_run else _alone(url):  # two that rebuild the index would wait for each other
+            corrected = correct_times(owner, dry_run=dry_run)
     if not corrected:
         click.echo("No times from the future.")
         return
     click.echo("To be corrected:" if dry_run else "Corrected:")
     for name in ("accounts", "entries", "transactions"):
         click.echo(f"  {name:12} {getattr(corrected, name):,}")
+
+
+@contextmanager
+def _alone(database_url: str) -> Iterator[None]:
+    with Watch(database_url) as watch, installation_lock(watch):
+        yield
 
 
 # ---- import ------------------------------------------------------------------------------------------------

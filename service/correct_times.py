@@ -10,7 +10,6 @@ from typing import Any
 
 import psycopg
 
-from service.migrate import wait_for_lock
 from service.owner import OwnerConnection, call, clock_of, rebuild_index
 
 CLOCK_DIFFERENCE_MAX = timedelta(minutes=1)
@@ -49,8 +48,6 @@ def correct_times(owner: OwnerConnection, *, dry_run: bool = False, entries_max:
     Raises psycopg.Error. What was corrected until then stays so.
     """
     corrected = Corrected()
-    if not dry_run:
-        wait_for_lock(owner)  # two that rebuild the index would wait for each other
     _correct_transactions(owner, corrected, dry_run=dry_run)
     for account in call(owner, "wrong_times"):
         if dry_run:

@@ -10,11 +10,14 @@ import psycopg
 from service.config import Settings
 from service.db import Pool, send
 from service.errors import Problem
-from service.installation import last_migration_id, sql_digest
+from service.installation import NOT_INSTALLED, Installed, last_migration_id, sql_digest
 from service.responses import answer
 
 _SECONDS_MAX = 0.8
 """For all checks: a probe often waits no longer than a second."""
+
+_TOLD = ("version", "clock")
+"""Checks that do not count."""
 
 _NOT_MIGRATED = (
     psycopg.errors.InvalidSchemaName,
@@ -33,10 +36,10 @@ class Live:
 
 
 class Ready:
-    """GET /health/ready: the database is reachable, takes writes, and has the migrations and the sql/ of this version.
+    """GET /health/ready: the database is reachable, takes writes, and has what this version works with.
 
-    It also tells of entries from the future, but is ready all the same: the time of some accounts is wrong, and the
-    bank goes on for all others.
+    It also tells of a newer version in the database, on which this one works, and of entries from the future, but is
+    ready all the same: the time of some accounts is wrong, and the bank goes on for all others.
     It has a connection of its own, so that what occupies the others does not hold it up, and probes at the same time
     share an answer.
     """
@@ -55,7 +58,7 @@ class Ready:
         finally:
             if self._checking is checking:
                 self._checking = None
-        ready = all(state == "ok" for name, state in checks.items() if name != "clock")
+        ready = all(state == "ok" for name, state in checks.items() if name not in _TOLD)
         status = falcon.HTTP_200 if ready else falcon.HTTP_503
         answer(resp, {"status": "ready" if ready else "not ready", "checks": checks}, status)
 
@@ -70,8 +73,7 @@ class Ready:
             return {"database": "not reachable, or does not answer in time"}
         return {
             "database": "ok",
-            "migrations": "ok" if installed["migration_id"] == last_migration_id() else "run `pgteller migrate`",
-            "sql": "ok" if installed["sql_digest"] == sql_digest() else "run `pgteller migrate`",
+            **_version(Installed.of(installed)),
             "writable": await self._writable(until),
             "clock": await self._clock(until),
         }
@@ -97,3 +99,16 @@ class Ready:
         if found["has_entries_from_the_future"]:
             return "entries from the future: run `pgteller correct-times`"
         return "ok"
+
+
+def _version(installed: Installed | None) -> dict[str, str]:
+    """Compare what is installed with what this version was built with."""
+    if installed is None:
+        return {"migrations": NOT_INSTALLED, "sql": NOT_INSTALLED}
+    if installed.fault is None:
+        version = "newest" if installed.is_newest else "a newer version is installed"
+        return {"migrations": "ok", "sql": "ok", "version": version}
+    return {
+        "migrations": "ok" if installed.migration_id == last_migration_id() else installed.fault,
+        "sql": "ok" if installed.sql_digest == sql_digest() else installed.fault,
+    }

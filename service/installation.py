@@ -1,13 +1,17 @@
 """What an installation consists of: the files of sql/ and migrations/, the error catalogue, and their digest.
 
+And whether this version works on what is installed in a database: docs/upgrades.md has the rule.
 In a checkout the two folders stand beside this package; a wheel carries them inside it.
 """
 
 import hashlib
 import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 _PACKAGE: Final = Path(__file__).resolve().parent
 ROOT: Final = _PACKAGE if (_PACKAGE / "sql").is_dir() else _PACKAGE.parent
@@ -44,3 +48,56 @@ def sql_digest() -> str:
 def last_migration_id() -> str:
     """Return the id of the newest migration of this version."""
     return max(path.stem for path in MIGRATIONS.glob("[0-9]*") if not path.name.endswith(".rollback.sql"))
+
+
+def release() -> str:
+    """Return the version of this package."""
+    return version("pgteller")
+
+
+NOT_INSTALLED: Final = "the bank is not installed in it: run `pgteller migrate`"
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What bank.health() says is installed."""
+
+    migration_id: str
+    sql_digest: str
+    release: str | None
+    compatible_digests: tuple[str, ...]
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self | None:
+        """Return it, None where nothing is installed. Before 0009 the database did not keep its versions."""
+        if row["migration_id"] is None:
+            return None
+        digests = tuple(row.get("compatible_digests") or ())
+        return cls(row["migration_id"], row["sql_digest"], row.get("release"), digests)
+
+    @property
+    def is_newest(self) -> bool:
+        """Whether it is this version and none that came later."""
+        return self.sql_digest == sql_digest() and self.migration_id == last_migration_id()
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether it is a version after this one, on which this one works."""
+        return self.sql_digest != sql_digest() and sql_digest() in self.compatible_digests
+
+    @property
+    def fault(self) -> str | None:
+        """Why this version does not work on it, and what to do; None when it does."""
+        if self.is_newest or self.is_newer:
+            return None
+        if self.migration_id > last_migration_id():
+            return (
+                f"this version is too old for the database, whose last migration is {self.migration_id}: "
+                f"install version {self.release or 'that has it'}"
+            )
+        if self.migration_id != last_migration_id():
+            return (
+                f"its last migration is {self.migration_id}, this version needs {last_migration_id()}: "
+                "run `pgteller migrate`"
+            )
+        return "its functions are of another version: run `pgteller migrate`"

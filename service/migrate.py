@@ -1,89 +1,325 @@
-"""Bring a database to this version: apply the migrations, then load sql/.
+"""Bring a database to this version while the bank runs: apply the migrations, and load sql/.
 
-yoyo keeps account of migrations. Three of its habits are worked around here: its command skips the post-apply hook
-when nothing is pending (sql/ may still have changed), it does not retry a hook that failed, and a crash leaves its
-lock row behind.
+1. Migrations outside of a transaction, which only add what running functions do not see: values of enums, indexes made
+   concurrently. Each is marked by itself; what was interrupted is done again.
+2. All others, the functions and the marks in one transaction: nobody ever finds a function missing. It never waits for
+   a lock that callers would queue behind: it gives up soon, is rolled back, and tries again.
+3. Migrations outside of a transaction that depend on those: indexes of new columns, constraints that are validated.
+
+An empty database gets all of it in one transaction. When nothing has changed nothing at all happens.
+yoyo reads the migrations and keeps account of them; its lock, and its way to apply and mark one in two transactions,
+are not used.
 """
 
 import getpass
 import json
+import re
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import click
 import psycopg
 from psycopg import sql
-from yoyo import default_migration_table, read_migrations
+from psycopg.rows import dict_row
+from yoyo import default_migration_table, internalmigrations, read_migrations
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI, parse_uri
+from yoyo.migrations import Migration
 
-from service.installation import MIGRATIONS, error_catalogue, last_migration_id, sql_digest, sql_files
-from service.session import session_options
+from service.installation import (
+    MIGRATIONS,
+    Installed,
+    error_catalogue,
+    last_migration_id,
+    release,
+    sql_digest,
+    sql_files,
+)
+from service.migration_lock import Connection, MigrationError, Waiting, held
 from service.watch import Watch
-
-# Any number that nobody else uses as an advisory lock in the same database.
-_MIGRATION_LOCK = 7_358_835_537
-_MIGRATION_LOCK_POLL_SECONDS = 0.1
 
 # From this version on, who creates a role without being a superuser cannot take that role unless the server is told so.
 # The role that a hosting provider hands out is such a one.
 _CREATOR_IS_NO_MEMBER = 160_000
 
+_LOCK_TIMEOUT_MS = 200
+"""Whoever comes after us in the queue for a lock waits as long as we do."""
+_PAUSE_SECONDS = 0.5
+
+_IN_THE_WAY = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
+_INSTALLED_MEANWHILE = (
+    *_IN_THE_WAY,
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.DuplicateObject,
+    psycopg.errors.DuplicateTable,
+    psycopg.errors.DuplicateSchema,
+    psycopg.errors.DuplicateFunction,
+)
+
+_BREAKS_SERVICES = re.compile(r"^(--|#) breaks: running services$", re.MULTILINE)
+_CREATE_TYPE = re.compile(r"^\s*create type (bank\.\w+) as enum\b", re.IGNORECASE)
+_ADD_VALUE = re.compile(r"^alter type (bank\.\w+) add value if not exists '(\w+)'(?: (before|after) '(\w+)')?", re.M)
 
 # Each function of the schema with the transaction that wrote it last.
 _FUNCTIONS = """
 select p.oid::regprocedure::text, p.xmin::text from pg_proc as p where p.pronamespace = 'bank'::regnamespace
 """
+_VIEW = """
+select pg_get_viewdef(c.oid), c.reloptions from pg_class as c
+where c.relnamespace = 'bank'::regnamespace and c.relkind = 'v' and c.relname = %s
+"""
 
 
 def migrate(database_owner_url: str, app_password: str | None = None) -> list[str]:
-    """Apply what is pending and load sql/; return the ids of the migrations applied.
+    """Apply what is pending and load sql/ where it differs; return the ids of the migrations applied, in order.
 
     database_owner_url: a role that may create roles, or is a member of bank_owner. Concurrent calls wait for each
-    other; a second call finds nothing pending and loads sql/ again, which changes nothing.
+    other; a second call finds nothing to do. A database of a newer version is left as it is.
     app_password: let bank_app log in with it afterwards.
+    Raises psycopg.Error; MigrationError where something was waited for too long, or this version is too old.
     """
-    # yoyo asks for the user's name after it has applied a migration, before it marks it: fail before anything is done.
+    # yoyo asks for the user's name when it marks a migration: fail before anything is done.
     getpass.getuser()
-    with Watch(database_owner_url) as watch, watch.connect() as guard:
-        # Held by the session, so a crash releases it. Whoever holds it knows that a lock row of yoyo's is stale.
-        wait_for_lock(guard)
-        with _yoyo_backend(database_owner_url, watch, guard.info.server_version) as backend:
-            backend.break_lock()
-            with backend.lock():
-                migrations = read_migrations(str(MIGRATIONS))
-                pending = backend.to_apply(migrations)
-                applied = [migration.id for migration in pending]
-                backend.apply_migrations_only(pending)
-                backend.run_post_apply(migrations)
-        with guard.transaction():
-            guard.execute("set local role bank_owner")
-            guard.execute("select bank._mend_sequences()")
+    with Watch(database_owner_url) as watch, watch.connect() as connection:
+        applied = _install_first(watch, connection)
+        while (step := _step(watch, connection)) is not None:
+            applied += step
         if app_password is not None:
-            set_app_password(guard, app_password)
+            set_app_password(connection, app_password)
     return applied
 
 
-def wait_for_lock(connection: psycopg.Connection[Any]) -> None:
-    """Wait until no other session migrates or corrects times; the lock is the session's, to its end.
-
-    It is asked for again and again: a statement that waits for it has a snapshot, which an index that the other one
-    makes concurrently would wait for.
-    """
-    statement = "select from (select pg_try_advisory_lock(%s) as locked) as tried where locked"
-    while connection.execute(statement, [_MIGRATION_LOCK]).fetchone() is None:
-        time.sleep(_MIGRATION_LOCK_POLL_SECONDS)
-
-
-def set_app_password(connection: psycopg.Connection[Any], password: str) -> None:
+def set_app_password(connection: Connection, password: str) -> None:
     """Let bank_app log in with the password; the connection's role is a superuser, or the one that created bank_app."""
     # Encrypted here, so that no log of the server's can hold the password itself.
     encrypted = connection.pgconn.encrypt_password(password.encode(), b"bank_app", b"scram-sha-256")
     connection.execute(sql.SQL("alter role bank_app login password {}").format(sql.Literal(encrypted.decode())))
 
 
-def load_sql(connection: Any) -> None:
-    """Load every file of sql/ as bank_owner and note what is installed; called by migrations/post-apply.py."""
+# ---- an empty database -------------------------------------------------------------------------------------
+
+
+def _install_first(watch: Watch, connection: Connection) -> list[str]:
+    """Install everything in one transaction where nothing is installed; what fails leaves nothing behind."""
+    with _waiting(watch, connection, "The first installation") as waiting:
+        while connection.execute("select to_regclass('bank.installation')").fetchone() == (None,):
+            try:
+                with connection.transaction(), _Backend(connection) as backend:
+                    if connection.info.server_version >= _CREATOR_IS_NO_MEMBER:
+                        connection.execute("set local createrole_self_grant = 'set, inherit'")
+                    _limit_lock_waits(connection)
+                    backend.create_tables()
+                    pending = list(backend.to_apply(read_migrations(str(MIGRATIONS))))
+                    connection.cursor_factory = partial(_FirstInstall, _added_values(pending))  # type: ignore[assignment]
+                    _apply(backend, pending)
+                    connection.cursor_factory = psycopg.Cursor
+                    load_sql(connection, breaks_services=True)
+            except _INSTALLED_MEANWHILE as error:
+                # Somebody else is at it. When that is done we find it done.
+                waiting.again(error)
+                time.sleep(_PAUSE_SECONDS)
+            else:
+                return [migration.id for migration in pending]
+            finally:
+                connection.cursor_factory = psycopg.Cursor
+    return []
+
+
+class _FirstInstall(psycopg.Cursor[Any]):
+    """Executes migrations where nobody uses the tables yet, so that all of them go into one transaction.
+
+    added_values: of each enum, with their places. It gets them when it is made: added in its transaction they could not
+    be used in it before PostgreSQL 17.
+    """
+
+    def __init__(
+        self, added_values: dict[str, list[tuple[str, str, str]]], connection: Connection, **named: Any
+    ) -> None:
+        super().__init__(connection, **named)
+        self._added_values = added_values
+
+    def execute(self, query: Any, *arguments: Any, **named: Any) -> "_FirstInstall":
+        if isinstance(query, str):
+            query = re.sub(r"\bindex concurrently\b", "index", query, flags=re.IGNORECASE)
+        super().execute(query, *arguments, **named)
+        created = _CREATE_TYPE.match(query) if isinstance(query, str) else None
+        if created is not None and created[1] in self._added_values:
+            self._complete(created[1])
+        return self
+
+    def _complete(self, enum: str) -> None:
+        rows = super().execute(
+            "select enumlabel from pg_enum where enumtypid = %s::regtype order by enumsortorder", [enum]
+        )
+        labels = [label for (label,) in rows.fetchall()]
+        for value, where, neighbour in self._added_values[enum]:
+            place = labels.index(neighbour) + (where == "after") if where else len(labels)
+            labels.insert(place, value)
+        name, values = sql.SQL(enum), sql.SQL(", ").join(map(sql.Literal, labels))
+        super().execute(sql.SQL("drop type {}").format(name))
+        super().execute(sql.SQL("create type {} as enum ({})").format(name, values))
+
+
+def _added_values(migrations: Iterable[Migration]) -> dict[str, list[tuple[str, str, str]]]:
+    added: dict[str, list[tuple[str, str, str]]] = {}
+    for migration in migrations:
+        for enum, *value in _ADD_VALUE.findall(Path(migration.path).read_text(encoding="utf-8")):
+            added.setdefault(enum, []).append(tuple(value))
+    return added
+
+
+# ---- a bank that may be running ----------------------------------------------------------------------------
+
+
+def _step(watch: Watch, connection: Connection) -> list[str] | None:
+    """Do what can be done next; return the ids of the migrations applied, None when nothing was left to do.
+
+    What is left is found anew each time, under the lock: somebody else may have been faster.
+    """
+    with held(watch, connection), _Backend(connection) as backend:
+        backend.create_tables()
+        migrations = read_migrations(str(MIGRATIONS))
+        applied = backend.get_applied_migration_hashes()
+        if _is_newer(connection, {migration.hash for migration in migrations}):
+            return None
+        pending = list(backend.to_apply(migrations))
+        additions = [each for each in pending if not each.use_transactions and _hashes(each.depends) <= {*applied}]
+        if additions:
+            with watch.connect() as other, _Backend(other) as beside:
+                for migration in additions:
+                    _apply_beside(beside, migration)
+            return [migration.id for migration in additions]
+        changes: list[Migration] = []
+        for migration in pending:
+            if migration.use_transactions and _hashes(migration.depends) <= {*applied, *_hashes(changes)}:
+                changes.append(migration)
+        # The functions come with the last change.
+        is_last = all(each in changes or not each.use_transactions for each in pending)
+        if changes or (is_last and not _is_loaded(connection)):
+            _change(watch, connection, backend, changes, load=is_last)
+            return [migration.id for migration in changes]
+        if pending:
+            raise MigrationError(f"no migration that {pending[0].id} depends on can be applied")
+    with connection.transaction():
+        connection.execute("set local role bank_owner")
+        # Of reversals that functions of an earlier version made until they were replaced.
+        connection.execute("select bank._fill_in_reversals()")
+    with connection.transaction():
+        connection.execute("set local role bank_owner")
+        connection.execute("select bank._mend_sequences()")
+    return None
+
+
+def _hashes(migrations: Iterable[Migration]) -> set[str]:
+    return {migration.hash for migration in migrations}
+
+
+def _is_newer(connection: Connection, known: set[str]) -> bool:
+    """Return whether a newer version is installed that this one works on. Raises MigrationError where it does not."""
+    rows = connection.execute("select migration_hash, migration_id from _yoyo_migration").fetchall()
+    unknown = sorted(migration_id for migration_hash, migration_id in rows if migration_hash not in known)
+    if not unknown:
+        return False
+    installed = _installed(connection)
+    if installed is None or not installed.is_newer:
+        raise MigrationError(
+            (installed and installed.fault) or f"this version is too old for the database, which has {unknown[-1]}"
+        )
+    click.echo(
+        f"A newer version is installed, {installed.release}, with {', '.join(unknown)}. "
+        "This version works on it; nothing was changed.",
+        err=True,
+    )
+    return True
+
+
+def _installed(connection: Connection) -> Installed | None:
+    with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
+        cursor.execute("set local role bank_owner")
+        rows = cursor.execute("select * from bank.health()").fetchall()
+        cursor.execute("reset role")
+    return Installed.of(rows[0]) if rows else None
+
+
+def _is_loaded(connection: Connection) -> bool:
+    """Return whether the functions are ours."""
+    with connection.transaction():
+        connection.execute("set local role bank_owner")
+        rows = connection.execute("select sql_digest, migration_id from bank.installation").fetchall()
+        connection.execute("reset role")
+    return rows == [(sql_digest(), last_migration_id())]
+
+
+def _apply_beside(backend: "_Backend", migration: Migration) -> None:
+    """Apply a migration outside of a transaction, and mark it."""
+    try:
+        _run(backend, migration)
+        with backend.connection.transaction():
+            backend.mark(migration)
+    except psycopg.Error as error:
+        error.add_note(f"in migration {migration.id}; the bank goes on, and `pgteller migrate` does it again")
+        raise
+
+
+def _change(
+    watch: Watch, connection: Connection, backend: "_Backend", migrations: list[Migration], *, load: bool
+) -> None:
+    """Apply migrations and load the functions, all of it or nothing; without making anybody wait for long."""
+    breaks_services = any(_BREAKS_SERVICES.search(Path(each.path).read_text(encoding="utf-8")) for each in migrations)
+    with _waiting(watch, connection, "A lock of the bank's tables and views") as waiting:
+        while True:
+            try:
+                with connection.transaction():
+                    _limit_lock_waits(connection)
+                    _apply(backend, migrations)
+                    if load:
+                        load_sql(connection, breaks_services=breaks_services)
+            except _IN_THE_WAY as error:
+                waiting.again(error)
+                time.sleep(_PAUSE_SECONDS)
+            else:
+                return
+
+
+def _apply(backend: "_Backend", migrations: Iterable[Migration]) -> None:
+    """Apply and mark migrations in the transaction of the connection."""
+    for migration in migrations:
+        try:
+            _run(backend, migration)
+            backend.mark(migration)
+        except psycopg.Error as error:
+            error.add_note(f"in migration {migration.id}; nothing was changed")
+            raise
+
+
+def _run(backend: "_Backend", migration: Migration) -> None:
+    """Execute the steps of a migration, as whoever logged in. Not by yoyo, which undoes steps of one that failed."""
+    migration.load()
+    for step in migration.steps:
+        step.apply(backend)
+    backend.connection.execute("reset role")
+
+
+def _limit_lock_waits(connection: Connection) -> None:
+    connection.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT_MS}ms'")
+
+
+@contextmanager
+def _waiting(watch: Watch, connection: Connection, what: str) -> Iterator[Waiting]:
+    [pid] = connection.execute("select pg_backend_pid()").fetchone() or [0]
+    with Waiting(watch, pid, what) as waiting:
+        yield waiting
+
+
+# ---- the functions -----------------------------------------------------------------------------------------
+
+
+def load_sql(connection: Connection, *, breaks_services: bool = False) -> None:
+    """Load every file of sql/ as bank_owner and note what is installed, in the transaction of the connection."""
     errors = {
         code: {**facts, "precedence": number}
         for number, (code, facts) in enumerate(error_catalogue().items(), 1)
@@ -101,18 +337,43 @@ def load_sql(connection: Any) -> None:
         for function, _ in before & set(cursor.execute(_FUNCTIONS).fetchall()):
             cursor.execute(f"drop function {function}")
         _load(cursor, grants)
-        cursor.execute("select bank._install(%s, %s, %s)", [last_migration_id(), sql_digest(), json.dumps(errors)])
+        cursor.execute(
+            "select bank._install(%s, %s, %s, %s, %s)",
+            [last_migration_id(), sql_digest(), json.dumps(errors), release(), breaks_services],
+        )
+        cursor.execute("reset role")
 
 
 def _load(cursor: Any, path: Path) -> None:
     try:
+        text = path.read_text(encoding="utf-8")
         if path.parent.name in ("ids", "internal", "api", "admin"):
-            _define(cursor, *path.read_text(encoding="utf-8").partition("\ncomment on function"), name=path.stem)
-        else:
-            cursor.execute(path.read_text(encoding="utf-8"))
+            _define(cursor, *text.partition("\ncomment on function"), name=path.stem)
+        elif path.parent.name != "views" or _is_changed(cursor, path.stem, text):
+            cursor.execute(text)
     except psycopg.Error as error:
         error.add_note(f"while loading {path}")
         raise
+
+
+def _is_changed(cursor: Any, name: str, text: str) -> bool:
+    """Return whether a view is not as the file has it: to replace it would stop everybody who reads it.
+
+    PostgreSQL compares the two, so that also a view that somebody changed, or whose columns have changed, is found.
+    """
+    [before] = cursor.execute(_VIEW, [name]).fetchall() or [None]
+    if before is None:
+        return True
+    created, _, comment = text.partition("\ncomment on view")
+    cursor.execute("savepoint candidate")
+    cursor.execute(re.sub(rf"\bview bank\.{name}\b", "view bank._candidate", created, count=1))
+    [candidate] = cursor.execute(_VIEW, ["_candidate"]).fetchall()
+    cursor.execute("rollback to savepoint candidate")
+    if candidate != before:
+        return True
+    if comment:
+        cursor.execute("comment on view" + comment)
+    return False
 
 
 def _define(cursor: Any, definition: str, *comment: str, name: str) -> None:
@@ -138,14 +399,30 @@ def _define(cursor: Any, definition: str, *comment: str, name: str) -> None:
         cursor.execute("".join(comment))
 
 
-def _yoyo_backend(database_url: str, watch: Watch, server_version: int) -> PostgresqlPsycopgBackend:
-    """Return yoyo's way to the database, with connections of ours: it opens one for each migration."""
-    own = {"createrole_self_grant": "set,inherit"} if server_version >= _CREATOR_IS_NO_MEMBER else {}
+# ---- yoyo --------------------------------------------------------------------------------------------------
 
-    class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]  # it has no types
-        def connect(self, dburi: DatabaseURI) -> psycopg.Connection[Any]:
-            return watch.connect(options=session_options(database_url, **own))
 
-    backend = Backend(parse_uri("postgresql+psycopg://"), default_migration_table)
-    backend.init_database()
-    return backend
+class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]  # it has no types
+    """yoyo's way to the database, over a connection of ours: what it does is in the transaction that we are in."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._ours = connection
+        super().__init__(parse_uri("postgresql+psycopg://"), default_migration_table)
+        self._in_transaction = True  # so that it makes savepoints
+        self._internal_schema_updated = True  # it would take its own lock for that
+
+    def connect(self, dburi: DatabaseURI) -> Connection:
+        return self._ours
+
+    def __exit__(self, *_: object) -> None:
+        pass  # the connection stays open
+
+    def create_tables(self) -> None:
+        """Make the tables in which it keeps account, where they are missing."""
+        if internalmigrations.needs_upgrading(self):
+            internalmigrations.upgrade(self)
+
+    def mark(self, migration: Migration) -> None:
+        """Note that a migration is applied."""
+        self.mark_one(migration, log=False)
+        self.log_migration(migration, "apply")

@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from service.installation import last_migration_id, sql_digest
+from service.installation import NOT_INSTALLED, Installed
 from service.session import session_options
 from service.watch import Watch
 
@@ -73,23 +73,26 @@ def rebuild_index(connection: OwnerConnection, index: str) -> None:
     connection.execute(sql.SQL("reindex index concurrently bank.{}").format(sql.Identifier(index)))
 
 
-def installation_fault(database_url: str) -> str | None:
-    """Return why this version of the service cannot work on the database, or None when it can.
+def installed_version(database_url: str) -> Installed | None:
+    """Return what is installed in the database, None when nothing is.
 
     Raises psycopg.Error when the database cannot be reached.
     """
     try:
         with connect(database_url, "bank_app", answer_seconds_max=ANSWER_SECONDS_MAX) as connection:
-            (installed,) = call(connection, "health")
+            rows = call(connection, "health")
     except _NOT_INSTALLED:
-        return "the bank is not installed in it"
-    if installed["migration_id"] is None:
-        return "the bank is not installed in it"
-    if installed["migration_id"] != last_migration_id():
-        return f"its last migration is {installed['migration_id']}, this version needs {last_migration_id()}"
-    if installed["sql_digest"] != sql_digest():
-        return "its functions are of another version"
-    return None
+        return None
+    return Installed.of(rows[0]) if rows else None
+
+
+def installation_fault(database_url: str) -> str | None:
+    """Return why this version does not work on the database, and what to do; None when it does.
+
+    Raises psycopg.Error when the database cannot be reached.
+    """
+    installed = installed_version(database_url)
+    return NOT_INSTALLED if installed is None else installed.fault
 
 
 def one_line(error: psycopg.Error) -> str:

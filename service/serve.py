@@ -25,8 +25,9 @@ from service.http_service import (
     claim_port,
     gunicorn_command,
 )
+from service.installation import NOT_INSTALLED
 from service.local import LocalBank
-from service.owner import installation_fault, one_line, without_password
+from service.owner import installed_version, one_line, without_password
 
 POLL_SECONDS = 0.1
 PAUSE_SECONDS_MAX = 15.0
@@ -43,16 +44,19 @@ STEADY_SECONDS = 60.0
 def serve_configured(settings: Settings, database_url: str) -> NoReturn:
     """Check the database, then become gunicorn, so that whoever supervises us supervises it.
 
-    Raises HttpServiceError when the database cannot be reached or is of another version. Migrates nothing.
+    Raises HttpServiceError when the database cannot be reached, or this version does not work on it. Migrates nothing.
     """
     settings = claim_port(replace(settings, database_owner_url=None, app_password=None))
     shown = without_password(database_url)
     try:
-        fault = installation_fault(database_url)
+        installed = installed_version(database_url)
     except psycopg.Error as error:
         raise HttpServiceError(f"cannot use DATABASE_URL, {shown}: {one_line(error)}") from None
+    fault = NOT_INSTALLED if installed is None else installed.fault
     if fault is not None:
-        raise HttpServiceError(f"{shown} is not ready: {fault}. Run `pgteller migrate`, then this again")
+        raise HttpServiceError(f"{shown} is not ready: {fault}, then run this again")
+    if installed is not None and installed.is_newer:
+        click.echo(f"A newer version is installed in the database, {installed.release}; this one works on it", err=True)
     click.echo(f"pgteller serves {shown} at {base_url(settings)}")
     sys.stdout.flush()
     os.chdir(WORKING_DIRECTORY)

@@ -1,6 +1,8 @@
--- The last step of every install: takes over the error catalogue, notes what is installed, and mends sequences that are
--- behind, last of all because that takes locks that postings wait for.
-create or replace function bank._install(migration_id text, sql_digest text, errors jsonb) returns void
+-- The last step of every install: takes over the error catalogue, and notes what is installed.
+-- breaks_services: services of the versions before cannot go on.
+create or replace function bank._install(
+    migration_id text, sql_digest text, errors jsonb, release text, breaks_services boolean
+) returns void
 language plpgsql as $$
 begin
     delete from bank.error as e where not errors ? e.code;
@@ -23,12 +25,22 @@ begin
 
     -- From the first install on that records requests, these functions have been the only ones that post.
     insert into bank.installation (only_row, migration_id, sql_digest, installed_at, requests_recorded_from)
-    select true, migration_id, sql_digest, now(), s.last_value + s.is_called::integer
+    select true, _install.migration_id, _install.sql_digest, now(), s.last_value + s.is_called::integer
     from bank.transaction_id_seq as s
     on conflict (only_row) do update
     set migration_id = excluded.migration_id,
         sql_digest = excluded.sql_digest,
         installed_at = excluded.installed_at,
         requests_recorded_from = coalesce(installation.requests_recorded_from, excluded.requests_recorded_from);
+
+    -- Who goes back to an earlier version takes away what the ones after it need.
+    delete from bank.installed_version as v
+    where breaks_services
+        or v.installation_number >= (
+            select min(earlier.installation_number) from bank.installed_version as earlier
+            where earlier.sql_digest = _install.sql_digest
+        );
+    insert into bank.installed_version (sql_digest, migration_id, release)
+    values (_install.sql_digest, _install.migration_id, _install.release);
 end
 $$;

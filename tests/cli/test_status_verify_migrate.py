@@ -58,11 +58,51 @@ def test_status_and_serve_of_an_empty_database_say_what_to_run(run: Run, server:
 
 def test_status_fails_when_functions_are_of_another_version(run: Run, owner: OwnerConnection) -> None:
     owner.execute("update bank.installation set sql_digest = 'another'")
-    shown = run("status")
-    assert shown.exit_code == 1
-    assert "functions are of another version" in shown.stdout
+    owner.execute("delete from bank.installed_version")
+    for command in ("status", "serve"):
+        shown = run(command, PORT="0")
+        assert shown.exit_code == 1
+        assert "its functions are of another version: run `pgteller migrate`" in shown.stderr
     assert run("migrate").exit_code == 0
     assert run("status").exit_code == 0
+
+
+def install_a_newer_version(owner: OwnerConnection) -> None:
+    """What its `migrate` would leave behind."""
+    owner.execute("update bank.installation set (sql_digest, migration_id) = ('later', '9999.later')")
+    owner.execute("insert into bank.installed_version values (2, 'later', '9999.later', '7.7.7')")
+
+
+@pytest.fixture
+def mark_of_newer_version(bank: Bank) -> None:
+    with psycopg.connect(bank.owner_url, autocommit=True) as login:
+        login.execute("insert into _yoyo_migration values ('a hash that we do not know', '9999.later', now())")
+
+
+@pytest.mark.usefixtures("mark_of_newer_version")
+def test_a_version_that_works_on_a_newer_database_says_so_and_changes_nothing(run: Run, owner: OwnerConnection) -> None:
+    install_a_newer_version(owner)
+    shown = run("status")
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert "a newer version, 7.7.7 with 9999.later; this one works on it" in shown.stdout
+    before = owner.execute("select i.*, i.xmin::text from bank.installation as i").fetchall()
+    shown = run("migrate")
+    assert shown.exit_code == 0
+    assert "A newer version is installed, 7.7.7, with 9999.later. This version works on it" in shown.stderr
+    assert owner.execute("select i.*, i.xmin::text from bank.installation as i").fetchall() == before
+
+
+@pytest.mark.usefixtures("mark_of_newer_version")
+@pytest.mark.parametrize("command", ["status", "serve", "migrate"])
+def test_a_version_that_is_too_old_for_the_database_says_which_one_to_install(
+    run: Run, owner: OwnerConnection, command: str
+) -> None:
+    install_a_newer_version(owner)
+    owner.execute("delete from bank.installed_version where installation_number = 1")
+    shown = run(command, PORT="0")
+    assert shown.exit_code == 1
+    (line,) = shown.stderr.splitlines()
+    assert "too old for the database, whose last migration is 9999.later: install version 7.7.7" in line
 
 
 def test_migrate_brings_an_empty_database_up_and_does_nothing_more_the_second_time(run: Run, bank: Bank) -> None:

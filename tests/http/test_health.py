@@ -9,6 +9,8 @@ from psycopg import sql
 
 from service.config import Settings
 from service.db import Pool
+from service.installation import last_migration_id
+from service.migrate import migrate
 from tests.conftest import Bank
 from tests.http.conftest import Service, new_key, open_account, problem_of
 from tests.http_server import HttpServer, create_key, wait_for
@@ -29,26 +31,53 @@ def test_a_service_with_its_database_is_live_and_ready(service: Service) -> None
     with service.http.client() as client:
         live, ready = client.get("/health/live"), client.get("/health/ready")
     assert (live.status_code, live.json()) == (200, {"status": "live"})
-    checks = {"database": "ok", "migrations": "ok", "sql": "ok", "writable": "ok", "clock": "ok"}
+    checks = {"database": "ok", "migrations": "ok", "sql": "ok", "writable": "ok", "clock": "ok", "version": "newest"}
     assert (ready.status_code, ready.json()) == (200, {"status": "ready", "checks": checks})
 
 
-@pytest.mark.parametrize(("column", "check"), [("sql_digest", "sql"), ("migration_id", "migrations")])
-def test_a_database_of_another_version_is_not_ready_until_it_is_migrated(
-    bank: Bank, own_http: HttpServer, column: str, check: str
+@pytest.mark.parametrize(
+    ("installed", "check", "fault"),
+    [
+        (("sql_digest", "another"), "sql", "its functions are of another version: run `pgteller migrate`"),
+        (
+            ("migration_id", "0001.ledger"),
+            "migrations",
+            f"its last migration is 0001.ledger, this version needs {last_migration_id()}: run `pgteller migrate`",
+        ),
+        (
+            ("migration_id", "9999.later"),
+            "migrations",
+            "this version is too old for the database, whose last migration is 9999.later: install version 7.7.7",
+        ),
+    ],
+)
+def test_a_database_of_a_version_that_this_one_does_not_work_on_is_not_ready_and_says_what_to_do(
+    bank: Bank, own_http: HttpServer, installed: tuple[str, str], check: str, fault: str
 ) -> None:
+    column, value = installed
     with bank.connect("bank_owner") as owner, own_http.client() as client:
-        update = sql.SQL("update bank.installation set {0} = {1}")
-        owner.execute(update.format(sql.Identifier(column), sql.SQL("{} || 'x'").format(sql.Identifier(column))))
+        owner.execute(sql.SQL("update bank.installation set {} = %s").format(sql.Identifier(column)), [value])
+        owner.execute("update bank.installed_version set sql_digest = 'another', release = '7.7.7'")
         answer = client.get("/health/ready")
         assert answer.status_code == 503
         assert answer.json()["status"] == "not ready"
         faults = {name: state for name, state in answer.json()["checks"].items() if state != "ok"}
-        assert faults == {check: "run `pgteller migrate`"}
+        assert faults == {check: fault}
         assert client.get("/health/live").status_code == 200
 
-        owner.execute(update.format(sql.Identifier(column), sql.SQL("rtrim({}, 'x')").format(sql.Identifier(column))))
+        migrate(bank.owner_url)
         assert client.get("/health/ready").status_code == 200
+
+
+def test_a_service_of_an_earlier_version_is_ready_and_tells_of_the_newer_one(bank: Bank, own_http: HttpServer) -> None:
+    with bank.connect("bank_owner") as owner, own_http.client() as client:
+        owner.execute("update bank.installation set (sql_digest, migration_id) = ('later', '9999.later')")
+        owner.execute("insert into bank.installed_version values (2, 'later', '9999.later', '7.7.7')")
+        answer = client.get("/health/ready")
+        assert (answer.status_code, answer.json()["status"]) == (200, "ready")
+        assert answer.json()["checks"]["version"] == "a newer version is installed"
+        owner.execute("delete from bank.installed_version where installation_number = 1")
+        assert client.get("/health/ready").status_code == 503
 
 
 def test_entries_from_the_future_are_told_and_do_not_take_the_bank_out_of_service(
@@ -104,10 +133,11 @@ def test_a_database_whose_functions_are_older_is_told_to_migrate_and_nothing_els
 ) -> None:
     with bank.connect("bank_owner") as owner, own_http.client() as client:
         owner.execute("update bank.installation set sql_digest = 'of an older version'")
+        owner.execute("delete from bank.installed_version")
         owner.execute("drop function bank.has_entries_from_the_future()")
         answer = client.get("/health/ready")
         assert answer.status_code == 503
-        assert answer.json()["checks"]["sql"] == "run `pgteller migrate`"
+        assert answer.json()["checks"]["sql"] == "its functions are of another version: run `pgteller migrate`"
         assert answer.json()["checks"]["database"] == "ok"
 
 

@@ -170,7 +170,8 @@ def first_database(server_without_roles: EmbeddedPostgres) -> Iterator[NewDataba
 def test_a_migration_rolled_back_and_applied_again_leaves_the_same_schema(bank: Bank, migration_id: str) -> None:
     before = catalog(bank.owner_url)
     roll_back_to_before(bank.owner_url, migration_id)
-    assert migrate(bank.owner_url) == [each for each in MIGRATION_IDS if each >= migration_id]
+    # What running functions do not see goes before what changes them.
+    assert sorted(migrate(bank.owner_url)) == [each for each in MIGRATION_IDS if each >= migration_id]
     assert catalog(bank.owner_url) == before
     assert post(bank.owner_url) == 100
 
@@ -205,7 +206,7 @@ def test_a_bank_that_has_accounts_cannot_be_rolled_back(bank: Bank) -> None:
     with pytest.raises(psycopg.errors.RaiseException, match="stripes have entries"):
         roll_back_to_before(bank.owner_url, MIGRATION_IDS[0])
     # What came after the stripes could be taken back, and is put back.
-    assert migrate(bank.owner_url) == [migration for migration in MIGRATION_IDS if migration > "0003.stripes"]
+    assert sorted(migrate(bank.owner_url)) == [each for each in MIGRATION_IDS if each > "0003.stripes"]
     assert catalog(bank.owner_url) == before
     assert post(bank.owner_url) == 100
 
@@ -240,12 +241,13 @@ def test_three_processes_that_migrate_an_empty_database_at_once_all_succeed(empt
     assert post(empty) == 100
 
 
-def test_a_lock_row_that_a_crash_left_behind_does_not_block(empty: str) -> None:
+def test_a_lock_row_that_a_crash_of_yoyo_left_behind_does_not_block(empty: str) -> None:
     migrate(empty)
     with connect(empty) as connection:
+        connection.execute("create table yoyo_lock (locked int primary key default 1, ctime timestamp, pid int)")
         connection.execute("insert into yoyo_lock (locked, ctime, pid) values (1, now(), 1)")
+        connection.execute("update bank.installation set sql_digest = 'of an older version'")
         assert migrate(empty) == []
-        assert connection.execute("select * from yoyo_lock").fetchall() == []
 
 
 @pytest.mark.parametrize(
@@ -281,6 +283,7 @@ def test_an_install_that_fails_while_loading_sql_leaves_the_old_functions_and_ca
     with bank.connect("postgres") as superuser:
         # `create or replace view` refuses to rename a column.
         superuser.execute("alter view bank.account_balance rename column currency to currency_code")
+        superuser.execute("update bank.installation set sql_digest = 'of an older version'")
         damaged = catalog(bank.owner_url)
         with pytest.raises(psycopg.Error) as raised:
             migrate(bank.owner_url)

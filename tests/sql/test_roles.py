@@ -18,6 +18,7 @@ COLUMNS = {
     "error": "code",
     "hold": "captured_minor",
     "installation": "sql_digest",
+    "installed_version": "sql_digest",
     "ledger": "name",
     "opening": "request",
     "transaction": "amount_minor",

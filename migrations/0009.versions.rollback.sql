@@ -1,0 +1,3 @@
+set local role bank_owner;
+
+drop table bank.installed_version;
