@@ -7,9 +7,11 @@ Exit codes: 0 all is well; 1 the operation failed, or found what should not be (
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ import click
 import psycopg
 
 from service import keys
-from service.config import Settings
+from service.config import DECLARED, SettingError, Settings
 from service.correct_times import clock_fault, correct_times
+from service.database_url import shown, without
 from service.embedded import EmbeddedPostgresError
 from service.http_service import HttpServiceError, base_url, is_ready
 from service.import_command import Target, import_file
@@ -28,7 +31,7 @@ from service.installation import NOT_INSTALLED, last_migration_id
 from service.local import LocalBank, LocalBankError, database_url
 from service.migrate import migrate
 from service.migration_lock import MigrationError, installation_lock
-from service.owner import ANSWER_SECONDS_MAX, call, connect, installed_version, one_line, without_password
+from service.owner import ANSWER_SECONDS_MAX, call, connect, installed_version, one_line
 from service.serve import serve_configured, serve_local
 from service.session import connection_defaults
 from service.verify_command import verify_in_slices, verify_whole
@@ -41,12 +44,19 @@ Exit codes: 0 all is well; 1 it failed, or found what should not be;
 """
 
 
-class _SettingError(click.ClickException):
+class _Failure(click.ClickException):
+    """An error that a user can do something about, without the secrets of the settings."""
+
+    def __init__(self, ctx: click.Context, message: str) -> None:
+        super().__init__(message if ctx.obj is None else without(message, ctx.obj.secrets()))
+
+
+class _SettingFailure(_Failure):
     exit_code = 2
 
 
 class _Commands(click.Group):
-    """Turns the errors that a user can do something about into one line and exit code 1."""
+    """Turns the errors that a user can do something about into one line and exit code 1, or 2 for a setting."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         if sys.stderr is None:  # closed, as by 2>&-: nothing is said then, also not to the next file that is opened
@@ -57,7 +67,9 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except psycopg.Error as error:
-            raise click.ClickException(one_line(error)) from None
+            raise _Failure(ctx, one_line(error)) from None
+        except SettingError as error:
+            raise _SettingFailure(ctx, str(error)) from None
         except (
             EmbeddedPostgresError,
             HttpServiceError,
@@ -67,7 +79,25 @@ class _Commands(click.Group):
             MigrationError,
             OSError,
         ) as error:
-            raise click.ClickException(str(error)) from None
+            raise _Failure(ctx, str(error)) from None
+
+
+class _Serve(click.Command):
+    """Lists in its help the settings that it reads."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_options(ctx, formatter)
+        with formatter.section("Settings, from the environment"):
+            formatter.write_dl(
+                [
+                    (
+                        setting.variable,
+                        f"{setting.meaning}. Allowed: {setting.kind.allowed}. Default: {setting.default}",
+                    )
+                    for setting in DECLARED.values()
+                    if "serve" in setting.used_by
+                ]
+            )
 
 
 _ID = click.IntRange(1, 2**63 - 1)
@@ -82,13 +112,16 @@ def main(ctx: click.Context) -> None:
     Without DATABASE_URL every command works on the bank of this machine, which lives in PGTELLER_HOME
     (~/.local/share/pgteller) and has a PostgreSQL of its own: whether `pgteller serve` runs or not.
     """
-    try:
-        ctx.obj = Settings.from_environment()
-    except ValueError as error:
-        raise _SettingError(str(error)) from None
+    ctx.obj = Settings.from_environment()
+    sys.excepthook = partial(_show_traceback, ctx.obj.secrets())
 
 
-@main.command(epilog="Example: PORT=9000 pgteller serve")
+def _show_traceback(secrets: set[str], *raised: Any) -> None:
+    with suppress(OSError):
+        click.echo(without("".join(traceback.format_exception(*raised)), secrets), nl=False, err=True)
+
+
+@main.command(cls=_Serve, epilog="Example: PORT=9000 pgteller serve")
 @click.pass_obj
 def serve(settings: Settings) -> None:
     """Serve the HTTP API at HOST and PORT until Ctrl-C.
@@ -141,7 +174,7 @@ def status(settings: Settings) -> None:
         state = f"current, {installed.migration_id}"
     else:
         state = f"a newer version, {installed.release} with {installed.migration_id}; this one works on it"
-    click.echo(f"database    {without_password(url)} (PostgreSQL {version // 10_000}.{version % 10_000})")
+    click.echo(f"database    {shown(url)} (PostgreSQL {version // 10_000}.{version % 10_000})")
     click.echo(f"installed   {state}")
     click.echo(f"service     {base_url(settings)} {'is ready' if is_ready(settings) else 'does not answer'}")
     if fault is not None:
@@ -216,7 +249,7 @@ _MINOR_UNITS = click.IntRange(min=0, max=9_007_199_254_740_991)
 @main.command("import", epilog="Example: pgteller import transactions.csv --currency CZK --key-column source_trans_id")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--url", help="The service to post to.  [default: http://127.0.0.1:PORT]")
-@click.option("--key", help="The API key.  [default: that of --key-file]")
+@click.option("--key", help="The API key; others on this machine see it in `ps`.  [default: that of --key-file]")
 @click.option(
     "--key-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -277,6 +310,8 @@ def import_command(
     """
     if url is not None and not url.startswith(("http://", "https://")):
         raise click.BadParameter("does not begin with http:// or https://", param_hint="--url")
+    if url is not None and "@" in url:
+        raise click.BadParameter("has an @ in it: nothing but an address belongs there", param_hint="--url")
     rows = ImportFile(file, key_column=key_column, key_prefix=key_prefix, currency=currency)
     options = ImportOptions(
         url="",

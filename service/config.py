@@ -1,169 +1,342 @@
-"""The settings of the service. The environment is read here, once, and nowhere else."""
+"""The settings of the service, each declared once. The environment is read here, once, and nowhere else.
 
+README.md, .env.example and `pgteller serve --help` are written from these declarations (`make docs`).
+"""
+
+import ipaddress
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
+from typing import Any, Protocol
+
+from service import database_url
+
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+_SHOWN_CHARACTERS_MAX = 60
+_LATIN_DIGITS = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+_HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})", re.ASCII)
+
+
+SERVICE = ("serve", "import")
+"""Of the commands, those that run the service."""
+EVERY_COMMAND = ("serve", "migrate", "status", "verify", "correct-times", "import", "keys")
+
+
+class SettingError(ValueError):
+    """A setting is not valid; the message names it and says what is allowed."""
+
+
+class Kind(Protocol):
+    """What a setting may be."""
+
+    @property
+    def allowed(self) -> str:
+        """Say what is allowed."""
+
+    def read(self, text: str) -> object:
+        """Return the value; raises ValueError, with a reason if that is more than what is allowed."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number within bounds."""
+
+    lowest: int
+    highest: int
+
+    @property
+    def allowed(self) -> str:
+        """Say the bounds."""
+        return f"a whole number from {self.lowest} to {self.highest}"
+
+    def read(self, text: str) -> int:
+        """Read plain digits: int() would take other scripts', blanks and underscores too."""
+        if not _LATIN_DIGITS.fullmatch(text) or not self.lowest <= int(text) <= self.highest:
+            raise ValueError
+        return int(text)
+
+
+class Choice:
+    """The level of the log."""
+
+    allowed = f"one of {', '.join(LOG_LEVELS)}"
+
+    def read(self, text: str) -> str:
+        """Read it in any case, as loggers write it."""
+        if text.lower() not in LOG_LEVELS:
+            raise ValueError
+        return text.lower()
+
+
+class Folder:
+    """A folder of this machine."""
+
+    allowed = "a folder whose path begins with /"
+
+    def read(self, text: str) -> Path:
+        """Read a path that means the same wherever we are started."""
+        if not text.startswith("/"):
+            raise ValueError
+        return Path(text)
+
+
+class Host:
+    """Where to listen."""
+
+    allowed = "an IP address or a host name"
+
+    def read(self, text: str) -> str:
+        """Read an address without brackets or port."""
+        try:
+            ipaddress.ip_address(text)
+        except ValueError:
+            if not _HOST_NAME.fullmatch(text):
+                raise ValueError from None
+        return text
+
+
+class DatabaseUrl:
+    """Where a database is, as a URL or as libpq's key=value."""
+
+    allowed = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or what else libpq takes"
+
+    def read(self, text: str) -> str:
+        """Read what libpq can read."""
+        return database_url.checked(text)
+
+
+class Password:
+    """A password."""
+
+    allowed = "any text"
+
+    def read(self, text: str) -> str:
+        """Read a text that PostgreSQL can take."""
+        try:
+            text.encode()
+        except UnicodeError:
+            raise ValueError("it is not UTF-8") from None
+        return text
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The declaration of a setting."""
+
+    variable: str
+    kind: Kind
+    meaning: str
+    """One line, for README.md and the help."""
+    default: str
+    """As it is shown."""
+    example: str
+    """As .env.example has it."""
+    is_secret: bool = False
+    """Its value, or a part of it, is never shown."""
+    used_by: tuple[str, ...] = SERVICE
+    """The commands that read it."""
+    is_of_service: bool = True
+    """The processes of the service need it; what is of the commands alone is not handed on to them."""
+
+    def read(self, text: str) -> Any:
+        """Return the value of the variable; raises SettingError."""
+        if text == "":
+            raise SettingError(f"{self.variable} is empty, which is not valid: unset it for the default")
+        try:
+            return self.kind.read(text)
+        except ValueError as error:
+            value = "" if self.is_secret else f" {_quoted(text)}, which is"
+            why = str(error) or f"allowed is {self.kind.allowed}"
+            raise SettingError(f"{self.variable} is{value} not valid: {why}") from None
+
+
+def _setting(variable: str, kind: Kind, default: object, meaning: str, *, shown: str | None = None, **more: Any) -> Any:
+    more.setdefault("example", str(default))
+    declared = Setting(variable, kind, meaning, shown or f"`{default}`", **more)
+    return field(default=default, repr=not declared.is_secret, metadata={"setting": declared})
+
+
+def _home() -> Path:
+    """Return the folder of the user, or one that is not absolute when there is none: LocalBank then says so."""
+    return Path(os.path.expanduser("~")) / ".local/share/pgteller"  # noqa: PTH111 - Path.home() raises
+
+
+_ADDRESS = ("serve", "status", "import")
+_LONGEST_SECONDS = 86_400
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that can be set from outside; README.md lists each with its variable."""
+    """Everything that can be set from outside."""
 
-    database_url: str | None = None
-    """Where the service connects; without it an embedded PostgreSQL is run."""
-    database_owner_url: str | None = None
-    """Where migrations, `correct-times` and key management connect; database_url when unset."""
-    app_password: str | None = None
-    """`pgteller migrate` lets bank_app log in with this password; when unset, it leaves that role's login alone."""
-    home: Path = Path.home() / ".local/share/pgteller"
-    """Folder of the embedded PostgreSQL and of the development key."""
-    pgbin: Path | None = None
-    """Folder of initdb and postgres for the embedded PostgreSQL; the wheel's when unset."""
-    host: str = "127.0.0.1"
-    port: int = 8000
-    """0: one that is free."""
-    workers: int = 2
-    """Processes of gunicorn."""
-    pool_connections_max: int = 8
-    """Database connections of each worker; it opens up to three more, for readiness and for accounts in demand."""
-    request_timeout_seconds: int = 10
-    """When a request is answered at the latest, whatever it waits for: a lock, a connection, a silent server."""
-    lock_timeout_ms: int = 50
-    """How long a call waits for a lock before its requests are set aside: many times what a posting takes. 0, for tests
-    alone: to the deadline, with a connection, so that one locked row holds up requests that do not name it."""
-    body_bytes_max: int = 4_194_304
-    url_bytes_max: int = 8192
-    header_bytes_max: int = 16_384
-    """All headers of a request together; up to 4 KiB more are taken when they come with what ends them."""
-    header_count_max: int = 100
-    first_byte_timeout_seconds: int = 30
-    """How long a new connection may be silent."""
-    headers_timeout_seconds: int = 15
-    """How long a request may take from its first byte to the end of its headers."""
-    body_timeout_seconds: int = 60
-    """How long a body may take after the headers; also how long a client may let its answer wait."""
-    connections_max: int = 4096
-    """Open connections of each worker; fewer where the system allows it fewer files."""
-    key_cache_seconds: int = 1
-    """How long a worker trusts an API key that it has looked up; a revoked key is refused after that."""
-    graceful_timeout_seconds: int = 20
-    """How long requests in flight may take to finish when the service stops."""
-    coalescer_flushes_max: int = 2
-    """How many calls a worker has in flight for waiting postings; 0 sends each posting and enquiry by itself."""
-    coalescer_queue_max: int = 10_000
-    """How many postings, and how many enquiries, may wait in a worker before more are answered with 503."""
-    hold_sweep_seconds: int = 60
-    """How often each worker ends holds whose deadline has passed; 0: never. They do not count after it anyhow."""
-    log_level: str = "info"
+    database_url: str | None = _setting(
+        "DATABASE_URL",
+        DatabaseUrl(),
+        None,
+        "where the service connects, PostgreSQL 15 to 18; without it pgteller runs one of its own in PGTELLER_HOME",
+        shown="an embedded PostgreSQL",
+        example="postgresql://bank_app:password@localhost:5432/bank",
+        is_secret=True,
+        used_by=EVERY_COMMAND,
+    )
+    database_owner_url: str | None = _setting(
+        "DATABASE_OWNER_URL",
+        DatabaseUrl(),
+        None,
+        "a role that may create roles, or is a member of bank_owner",
+        shown="`DATABASE_URL`",
+        example="postgresql://admin:password@localhost:5432/bank",
+        is_secret=True,
+        used_by=("migrate", "correct-times", "keys"),
+        is_of_service=False,
+    )
+    app_password: str | None = _setting(
+        "BANK_APP_PASSWORD",
+        Password(),
+        None,
+        "the password that `pgteller migrate` gives the role bank_app; unset, its login stays as it is",
+        shown="unset",
+        example="",
+        is_secret=True,
+        used_by=("migrate",),
+        is_of_service=False,
+    )
+    home: Path = _setting(
+        "PGTELLER_HOME",
+        Folder(),
+        _home(),
+        "what the embedded PostgreSQL keeps, its passwords, and the development key",
+        shown="`~/.local/share/pgteller`",
+        example="/srv/pgteller",
+        used_by=EVERY_COMMAND,
+        is_of_service=False,
+    )
+    pgbin: Path | None = _setting(
+        "PGBIN",
+        Folder(),
+        None,
+        "the folder of `initdb` and `postgres` for the embedded PostgreSQL",
+        shown="the wheel's PostgreSQL 18",
+        example="/usr/lib/postgresql/17/bin",
+        used_by=EVERY_COMMAND,
+        is_of_service=False,
+    )
+    host: str = _setting("HOST", Host(), "127.0.0.1", "address to listen on", used_by=_ADDRESS)
+    port: int = _setting("PORT", Whole(0, 65_535), 8000, "port to listen on; 0: one that is free", used_by=_ADDRESS)
+    workers: int = _setting("WEB_CONCURRENCY", Whole(1, 512), 2, "worker processes")
+    pool_connections_max: int = _setting(
+        "POOL_CONNECTIONS_MAX",
+        Whole(1, 10_000),
+        8,
+        "database connections of each worker; it opens up to three more, for readiness and for accounts in demand",
+    )
+    request_timeout_seconds: int = _setting(
+        "REQUEST_TIMEOUT_SECONDS",
+        Whole(1, 3600),
+        10,
+        "when a request is answered at the latest, whatever it waits for: a lock, a connection, a silent server",
+    )
+    # Many times what a posting takes. 0, for tests alone: to the deadline, with a connection, so that one locked row
+    # holds up requests that do not name it.
+    lock_timeout_ms: int = _setting(
+        "LOCK_TIMEOUT_MS",
+        Whole(0, 1_799_999),
+        50,
+        "how long a call waits for a lock before its requests are set aside, without a connection; less than half of "
+        "REQUEST_TIMEOUT_SECONDS",
+    )
+    body_bytes_max: int = _setting("BODY_BYTES_MAX", Whole(0, 1 << 30), 4_194_304, "the largest body that is read")
+    url_bytes_max: int = _setting("URL_BYTES_MAX", Whole(1, 1 << 20), 8192, "the longest URL")
+    # Up to 4 KiB more are taken when they come with what ends them.
+    header_bytes_max: int = _setting("HEADER_BYTES_MAX", Whole(1, 1 << 24), 16_384, "all headers of a request together")
+    header_count_max: int = _setting("HEADER_COUNT_MAX", Whole(1, 10_000), 100, "headers of a request")
+    first_byte_timeout_seconds: int = _setting(
+        "FIRST_BYTE_TIMEOUT_SECONDS", Whole(1, _LONGEST_SECONDS), 30, "how long a new connection may be silent"
+    )
+    headers_timeout_seconds: int = _setting(
+        "HEADERS_TIMEOUT_SECONDS", Whole(1, _LONGEST_SECONDS), 15, "how long the headers of a request may take"
+    )
+    body_timeout_seconds: int = _setting(
+        "BODY_TIMEOUT_SECONDS",
+        Whole(1, _LONGEST_SECONDS),
+        60,
+        "how long a body may take after the headers, and a client to read its answer",
+    )
+    connections_max: int = _setting(
+        "CONNECTIONS_MAX",
+        Whole(1, 1_000_000),
+        4096,
+        "connections of each worker, fewer where the system allows it fewer files; at the limit the oldest without a "
+        "request, or idle, gives way to a new one",
+    )
+    key_cache_seconds: int = _setting(
+        "KEY_CACHE_SECONDS", Whole(0, 3600), 1, "how long a worker trusts an API key that it has looked up"
+    )
+    graceful_timeout_seconds: int = _setting(
+        "GRACEFUL_TIMEOUT_SECONDS",
+        Whole(0, 3600),
+        20,
+        "how long requests in flight may take when the service stops; whatever stops it has to wait longer",
+    )
+    coalescer_flushes_max: int = _setting(
+        "COALESCER_FLUSHES_MAX",
+        Whole(0, 1000),
+        2,
+        "calls that a worker has in flight for waiting postings; 0 sends each request alone",
+    )
+    coalescer_queue_max: int = _setting(
+        "COALESCER_QUEUE_MAX",
+        Whole(1, 10_000_000),
+        10_000,
+        "postings, and balance enquiries, that may wait in a worker before more are answered with 503",
+    )
+    hold_sweep_seconds: int = _setting(
+        "HOLD_SWEEP_SECONDS",
+        Whole(0, _LONGEST_SECONDS),
+        60,
+        "how often each worker takes expired holds out of the books, where they no longer count; 0: never",
+    )
+    log_level: str = _setting("LOG_LEVEL", Choice(), "info", "what the log leaves out")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
-        """Read the settings; raises ValueError that names the variable when one is not valid."""
-        given = {field: environment[variable] for field, variable in VARIABLES.items() if environment.get(variable)}
-        converted: dict[str, object] = {}
-        for field, text in given.items():
-            try:
-                converted[field] = _CONVERTERS.get(field, str)(text)
-            except ValueError as error:
-                message = f"{VARIABLES[field]} is {text!r}, which is not valid: {error}"
-                raise ValueError(message) from None
-        settings = cls(**converted)  # type: ignore[arg-type]  # converted by field name just above
+        """Read the settings; raises SettingError that names the variable when one is not valid."""
+        given = {name: setting for name, setting in DECLARED.items() if setting.variable in environment}
+        settings = cls(**{name: setting.read(environment[setting.variable]) for name, setting in given.items()})
         if 2 * settings.lock_timeout_ms >= 1000 * settings.request_timeout_seconds:
-            raise ValueError(
+            raise SettingError(
                 f"LOCK_TIMEOUT_MS is {settings.lock_timeout_ms}, which is not valid: it is not less than half of "
                 f"REQUEST_TIMEOUT_SECONDS, {settings.request_timeout_seconds}"
             )
         return settings
 
     def to_environment(self, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-        """Return the environment of a process that is to find these settings, and the rest of ours."""
+        """Return the environment of a process of the service: its settings, and what is not ours.
+
+        What only the commands need, such as the owner's URL, is left out: the service must not have it.
+        """
         rest = {name: value for name, value in environment.items() if name not in VARIABLES.values()}
-        settings = {variable: getattr(self, field) for field, variable in VARIABLES.items()}
-        return rest | {variable: str(value) for variable, value in settings.items() if value is not None}
+        ours = {s.variable: getattr(self, name) for name, s in DECLARED.items() if s.is_of_service}
+        return rest | {variable: str(value) for variable, value in ours.items() if value is not None}
+
+    def secrets(self) -> set[str]:
+        """Return the texts that nothing may show."""
+        urls = [url for url in (self.database_url, self.database_owner_url) if url is not None]
+        passwords = {self.app_password} if self.app_password else set()
+        return passwords.union(*map(database_url.secrets_of, urls))
 
 
-VARIABLES = {
-    "database_url": "DATABASE_URL",
-    "database_owner_url": "DATABASE_OWNER_URL",
-    "app_password": "BANK_APP_PASSWORD",
-    "home": "PGTELLER_HOME",
-    "pgbin": "PGBIN",
-    "host": "HOST",
-    "port": "PORT",
-    "workers": "WEB_CONCURRENCY",
-    "pool_connections_max": "POOL_CONNECTIONS_MAX",
-    "request_timeout_seconds": "REQUEST_TIMEOUT_SECONDS",
-    "lock_timeout_ms": "LOCK_TIMEOUT_MS",
-    "body_bytes_max": "BODY_BYTES_MAX",
-    "url_bytes_max": "URL_BYTES_MAX",
-    "header_bytes_max": "HEADER_BYTES_MAX",
-    "header_count_max": "HEADER_COUNT_MAX",
-    "first_byte_timeout_seconds": "FIRST_BYTE_TIMEOUT_SECONDS",
-    "headers_timeout_seconds": "HEADERS_TIMEOUT_SECONDS",
-    "body_timeout_seconds": "BODY_TIMEOUT_SECONDS",
-    "connections_max": "CONNECTIONS_MAX",
-    "key_cache_seconds": "KEY_CACHE_SECONDS",
-    "graceful_timeout_seconds": "GRACEFUL_TIMEOUT_SECONDS",
-    "coalescer_flushes_max": "COALESCER_FLUSHES_MAX",
-    "coalescer_queue_max": "COALESCER_QUEUE_MAX",
-    "hold_sweep_seconds": "HOLD_SWEEP_SECONDS",
-    "log_level": "LOG_LEVEL",
-}
-
-LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+def _declared(declaration: "Field[Any]") -> Setting:
+    setting: Setting = declaration.metadata["setting"]
+    return setting
 
 
-def _whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
-    def convert(text: str) -> int:
-        number = int(text)
-        if number < lowest:
-            raise ValueError(f"it is less than {lowest}")
-        if highest is not None and number > highest:
-            raise ValueError(f"it is more than {highest}")
-        return number
-
-    return convert
+DECLARED: dict[str, Setting] = {declaration.name: _declared(declaration) for declaration in fields(Settings)}
+VARIABLES = {name: setting.variable for name, setting in DECLARED.items()}
 
 
-_count, _positive = _whole(0), _whole(1)
-
-
-def _log_level(text: str) -> str:
-    if text.lower() not in LOG_LEVELS:
-        raise ValueError(f"it is none of {', '.join(LOG_LEVELS)}")
-    return text.lower()
-
-
-def _postgresql_url(text: str) -> str:
-    """Accept the schemes that hosting providers hand out; libpq knows both."""
-    if not text.startswith(("postgresql://", "postgres://")):
-        raise ValueError("it does not start with postgresql://")
-    return text
-
-
-_CONVERTERS: dict[str, Callable[[str], object]] = {
-    "database_url": _postgresql_url,
-    "database_owner_url": _postgresql_url,
-    "home": Path,
-    "pgbin": Path,
-    "port": _whole(0, 65_535),
-    "workers": _positive,
-    "pool_connections_max": _positive,
-    "request_timeout_seconds": _whole(1, 3600),
-    "lock_timeout_ms": _count,
-    "body_bytes_max": _count,
-    "url_bytes_max": _positive,
-    "header_bytes_max": _positive,
-    "header_count_max": _positive,
-    "first_byte_timeout_seconds": _positive,
-    "headers_timeout_seconds": _positive,
-    "body_timeout_seconds": _positive,
-    "connections_max": _positive,
-    "key_cache_seconds": _count,
-    "graceful_timeout_seconds": _count,
-    "coalescer_flushes_max": _count,
-    "coalescer_queue_max": _positive,
-    "hold_sweep_seconds": _count,
-    "log_level": _log_level,
-}
+def _quoted(text: str) -> str:
+    """Return a value that may be shown, but not all of one that is very long."""
+    return repr(text if len(text) <= _SHOWN_CHARACTERS_MAX else text[:_SHOWN_CHARACTERS_MAX] + "…")

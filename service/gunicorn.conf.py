@@ -1,12 +1,26 @@
 """gunicorn's settings, all from service.config, and the folder in which the workers' figures meet."""
 
 import shutil
-from typing import Any
+import sys
+from typing import Any, NoReturn
 
-from service.config import Settings
+from service import logs
+from service.config import SettingError, Settings
 from service.worker import GunicornLogger, figures_directory
 
-_settings = Settings.from_environment()
+
+def _exit(message: object) -> NoReturn:
+    print(f"Error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+try:
+    _settings = Settings.from_environment()
+except SettingError as error:
+    _exit(error)
+if _settings.database_url is None:
+    _exit("DATABASE_URL is not set: `pgteller serve` runs a PostgreSQL of its own then, gunicorn does not")
+logs.hide(_settings.secrets())
 
 _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host  # IPv6
 bind = f"{_host}:{_settings.port}"

@@ -5,8 +5,10 @@ bank_app.password   of the service's role, mode 0600
 development.key     an API key with every scope, mode 0600
 """
 
+import errno
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +20,7 @@ from psycopg import sql
 
 from service import keys
 from service.config import Settings
-from service.embedded import DirectoryInUseError, EmbeddedPostgres
+from service.embedded import DirectoryInUseError, EmbeddedPostgres, EmbeddedPostgresError
 from service.migrate import migrate, set_app_password
 from service.owner import OwnerConnection, call, connect
 from service.watch import Watch
@@ -28,6 +30,8 @@ SERVICE_ROLE = "bank_app"
 DEVELOPMENT_KEY_NAME = "development"
 ATTACH_SECONDS = 30.0
 """How long to wait for the server of another process, which may just be starting."""
+_FREE_BYTES_MIN = 64 * 2**20
+"""With less room than that, a start that failed has probably failed for it: a new cluster takes about as much."""
 
 
 class LocalBankError(RuntimeError):
@@ -38,7 +42,11 @@ class LocalBank:
     """The embedded PostgreSQL of settings.home and what belongs to it. Nothing is started by making one."""
 
     def __init__(self, settings: Settings) -> None:
-        self.home = settings.home.absolute()
+        self.home = settings.home
+        if not self.home.is_absolute():  # of a user without a home of his own
+            raise LocalBankError(
+                "there is no home folder: set PGTELLER_HOME to a folder, or DATABASE_URL to a database"
+            )
         self.server = EmbeddedPostgres(self.home / "postgresql", pgbin=settings.pgbin)
         self.password_file = self.home / "bank_app.password"
         self.key_file = development_key_file(settings)
@@ -60,19 +68,26 @@ class LocalBank:
         create: make the cluster when there is none; otherwise that raises LocalBankError.
         Raises EmbeddedPostgresError when the server does not start.
         """
-        if not create and not self.server.has_data():
+        with self._in_home():
+            has_data = self.server.has_data()
+        if not create and not has_data:
             raise LocalBankError(
                 f"there is no bank in {self.home} yet: `pgteller serve` makes one; "
                 "or set DATABASE_URL to a database that has one"
             )
         try:
-            self.server.start()
+            self.start()
         except DirectoryInUseError as error:
             self._await_other(error)
         try:
             yield
         finally:
             self.server.stop()
+
+    def start(self) -> None:
+        """Start the server here; raises EmbeddedPostgresError or LocalBankError."""
+        with self._in_home():
+            self.server.start()
 
     def install(self) -> list[str]:
         """Create the database if need be and migrate it; return the ids of the migrations applied."""
@@ -87,9 +102,9 @@ class LocalBank:
 
         Both are kept from one start to the next. A key that was revoked or has lost a scope is replaced.
         """
-        with Watch(self.owner_url) as watch, watch.connect() as connection:
+        with Watch(self.owner_url) as watch, watch.connect() as connection, self._in_home():
             self._set_password(connection)
-        with connect(self.owner_url) as owner:
+        with connect(self.owner_url) as owner, self._in_home():
             return self._development_key(owner)
 
     def _set_password(self, connection: psycopg.Connection[Any]) -> None:
@@ -114,6 +129,30 @@ class LocalBank:
         _write_private(self.key_file, key + "\n")
         return key
 
+    @contextmanager
+    def _in_home(self) -> Iterator[None]:
+        """Name the folder and the remedy when it cannot be used."""
+        try:
+            yield
+        except OSError as error:
+            user = f"user {os.geteuid()} may write to"
+            raise LocalBankError(
+                f"PGTELLER_HOME, {self.home}, cannot be used: {error.strerror}"
+                f"{f': {error.filename}' if error.filename else ''}. "
+                + ("Make room there" if error.errno == errno.ENOSPC else f"Make it a folder that {user}")
+                + ", or set PGTELLER_HOME to another folder"
+            ) from None
+        except DirectoryInUseError:
+            raise
+        except EmbeddedPostgresError as error:
+            free_bytes = shutil.disk_usage(self.home).free if self.home.is_dir() else _FREE_BYTES_MIN
+            if free_bytes >= _FREE_BYTES_MIN:
+                raise
+            raise LocalBankError(
+                f"only {free_bytes >> 20} MiB are free in PGTELLER_HOME, {self.home}: make room there, or set "
+                f"PGTELLER_HOME to another folder. {error}"
+            ) from None
+
     def _await_other(self, in_use: DirectoryInUseError) -> None:
         """Return when the server that another process runs on our directory accepts connections."""
         deadline = time.monotonic() + ATTACH_SECONDS
@@ -130,7 +169,7 @@ class LocalBank:
 
 def development_key_file(settings: Settings) -> Path:
     """Return where the key of the local bank is kept, once there is one."""
-    return settings.home.absolute() / "development.key"
+    return settings.home / "development.key"
 
 
 @contextmanager

@@ -17,11 +17,21 @@ from typing import Any, TextIO, cast
 
 import structlog
 
+from service.database_url import without
+
 _LINES_MAX = 1000
 """So many may wait to be written."""
 _FINISH_SECONDS = 1.0
 _FAILURES_SECONDS = 1.0
 """Of requests that fail for one reason the log has one line in this time."""
+
+
+_secrets: set[str] = set()
+
+
+def hide(secrets: set[str]) -> None:
+    """Let nothing that is written from now on show these texts, whoever says it, also in a traceback."""
+    _secrets.update(secrets)
 
 
 class Output(io.TextIOBase):
@@ -36,6 +46,7 @@ class Output(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Have it written soon."""
+        text = without(text, _secrets)
         if self._lines.qsize() < _LINES_MAX:
             self._lines.put(text)
         if not self._has_thread:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 from psycopg import sql
@@ -99,10 +98,3 @@ def one_line(error: psycopg.Error) -> str:
     """Return what went wrong as one line, without the position and context that psycopg adds."""
     message = error.diag.message_primary or str(error)
     return " ".join([*message.split(), *(f"({note})" for note in getattr(error, "__notes__", ()))])
-
-
-def without_password(database_url: str) -> str:
-    """Return the URL as it may be shown to everybody."""
-    parts = urlsplit(database_url)
-    login, at, address = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=login.partition(":")[0] + at + address))

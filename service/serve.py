@@ -15,7 +15,8 @@ import click
 import psycopg
 
 from service.announcement import announcement
-from service.config import Settings
+from service.config import SettingError, Settings
+from service.database_url import shown
 from service.embedded import DirectoryInUseError, EmbeddedPostgresError
 from service.http_service import (
     WORKING_DIRECTORY,
@@ -27,7 +28,7 @@ from service.http_service import (
 )
 from service.installation import NOT_INSTALLED
 from service.local import LocalBank
-from service.owner import installed_version, one_line, without_password
+from service.owner import installed_version, one_line
 
 POLL_SECONDS = 0.1
 PAUSE_SECONDS_MAX = 15.0
@@ -46,18 +47,18 @@ def serve_configured(settings: Settings, database_url: str) -> NoReturn:
 
     Raises HttpServiceError when the database cannot be reached, or this version does not work on it. Migrates nothing.
     """
-    settings = claim_port(replace(settings, database_owner_url=None, app_password=None))
-    shown = without_password(database_url)
+    settings = claim_port(settings)
+    place = shown(database_url)
     try:
         installed = installed_version(database_url)
     except psycopg.Error as error:
-        raise HttpServiceError(f"cannot use DATABASE_URL, {shown}: {one_line(error)}") from None
+        raise HttpServiceError(f"cannot use DATABASE_URL, {place}: {one_line(error)}") from None
     fault = NOT_INSTALLED if installed is None else installed.fault
     if fault is not None:
-        raise HttpServiceError(f"{shown} is not ready: {fault}, then run this again")
+        raise HttpServiceError(f"{place} is not ready: {fault}, then run this again")
     if installed is not None and installed.is_newer:
         click.echo(f"A newer version is installed in the database, {installed.release}; this one works on it", err=True)
-    click.echo(f"pgteller serves {shown} at {base_url(settings)}")
+    click.echo(f"pgteller serves {place} at {base_url(settings)}")
     sys.stdout.flush()
     os.chdir(WORKING_DIRECTORY)
     command = gunicorn_command()
@@ -70,9 +71,14 @@ def serve_configured(settings: Settings, database_url: str) -> NoReturn:
 def serve_local(settings: Settings) -> None:
     """Run the local bank and the service until Ctrl-C or SIGTERM; then stop the service, PostgreSQL last.
 
-    Raises HttpServiceError or EmbeddedPostgresError when the first start fails. From then on either is started
-    again whenever it has ended, however often that fails.
+    Raises SettingError, HttpServiceError, LocalBankError or EmbeddedPostgresError when the first start fails. From then
+    on either is started again whenever it has ended, however often that fails.
     """
+    if settings.database_owner_url is not None:
+        raise SettingError(
+            "DATABASE_OWNER_URL is set and DATABASE_URL is not: set both to serve that database, or neither to serve "
+            f"the bank of this machine, in {settings.home}"
+        )
     _on_stop_signals(_interrupt)
     bank = LocalBank(settings)
     service: HttpService | None = None
@@ -96,7 +102,7 @@ def _start_bank(bank: LocalBank) -> str:
     """Start PostgreSQL, migrate and return the development key."""
     click.echo(f"Starting PostgreSQL in {bank.server.directory}")
     try:
-        bank.server.start()
+        bank.start()
     except DirectoryInUseError as error:
         raise HttpServiceError(
             f"{bank.home} is in use by process {error.owner_pid}, probably another `pgteller serve`. "

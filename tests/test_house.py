@@ -3,6 +3,7 @@
 import inspect
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 import yaml
 
-from service import account_life, accounts, app, config, holds, movements, pages, postings, transactions
+from service import account_life, accounts, app, config, docs, holds, movements, pages, postings, transactions
 from service.docs import header, sql_readme
 from service.installation import MIGRATIONS, ROOT, SQL, error_catalogue, sql_files
 from service.keys import SCOPES
@@ -230,26 +231,30 @@ def test_every_resource_under_v1_names_a_scope() -> None:
         assert getattr(app, name).scope in SCOPES
 
 
-def test_every_setting_is_in_the_readme_and_in_the_example_with_its_default() -> None:
-    readme = (ROOT / "README.md").read_text()
-    example = (ROOT / ".env.example").read_text()
-    for field, variable in config.VARIABLES.items():
-        default = getattr(config.Settings(), field)
-        assert f"`{variable}`" in readme
-        assert f"# {variable}=" in example
-        if isinstance(default, int | str):
-            assert f"| `{variable}` | `{default}` |" in readme
-            assert f"# {variable}={default}\n" in example
+@pytest.mark.parametrize(("file", "current"), [("README.md", docs.readme), (".env.example", docs.env_example)])
+def test_the_settings_are_documented_as_they_are_declared(file: str, current: Callable[[], str]) -> None:
+    """Run `make docs` and commit what it writes."""
+    text = (ROOT / file).read_text()
+    assert text == current()
+    for setting in config.DECLARED.values():
+        assert setting.variable in text
+
+
+def test_a_setting_is_declared_once_in_one_line_with_a_valid_example() -> None:
+    settings = list(config.DECLARED.values())
+    assert len({setting.variable for setting in settings}) == len(settings)
+    for setting in settings:
+        assert "\n" not in setting.meaning
+        if setting.example:
+            setting.read(setting.example)
 
 
 def test_compose_hands_every_setting_of_the_service_on() -> None:
     """Null in the file: as it is set outside. A new setting is added there, or here with the reason why it is not."""
     environment = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["web"]["environment"]
     fixed = {"DATABASE_URL", "HOST", "PORT"}  # by the containers and their network
-    others = {"DATABASE_OWNER_URL", "BANK_APP_PASSWORD", "PGTELLER_HOME", "PGBIN"}  # of other commands
-    assert {name for name, value in environment.items() if value is None} == {
-        *config.VARIABLES.values()
-    } - fixed - others
+    of_service = {setting.variable for setting in config.DECLARED.values() if setting.is_of_service}
+    assert {name for name, value in environment.items() if value is None} == of_service - fixed
 
 
 def test_the_environment_is_read_in_one_place() -> None:

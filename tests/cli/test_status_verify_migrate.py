@@ -6,7 +6,6 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from service.config import Settings
 from service.embedded import EmbeddedPostgres
 from service.installation import last_migration_id
 from tests.cli.conftest import Run, local_environment, run_command
@@ -129,38 +128,6 @@ def test_an_unreachable_database_is_one_line_on_stderr_without_its_password(run:
     assert len(shown.stderr.splitlines()) == 1
     assert "Connection refused" in shown.stderr
     assert "secret" not in shown.output
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "why"),
-    [
-        ("PORT", "eighty", "invalid literal"),
-        ("PORT", "-1", "it is less than 0"),
-        ("PORT", "74258", "it is more than 65535"),
-        ("WEB_CONCURRENCY", "0", "it is less than 1"),
-        ("POOL_CONNECTIONS_MAX", "0", "it is less than 1"),
-        ("COALESCER_QUEUE_MAX", "0", "it is less than 1"),
-        ("REQUEST_TIMEOUT_SECONDS", "0", "it is less than 1"),
-        ("REQUEST_TIMEOUT_SECONDS", "3000000", "it is more than 3600"),
-        ("LOCK_TIMEOUT_MS", "5000", "it is not less than half of REQUEST_TIMEOUT_SECONDS, 10"),
-        ("LOCK_TIMEOUT_MS", "3000000000", "it is not less than half of REQUEST_TIMEOUT_SECONDS, 10"),
-        ("LOG_LEVEL", "loud", "it is none of debug, info, warning, error, critical"),
-    ],
-)
-def test_an_invalid_setting_exits_with_2_and_is_named(run: Run, variable: str, value: str, why: str) -> None:
-    shown = run("status", **{variable: value})
-    assert shown.exit_code == 2
-    [line] = shown.stderr.splitlines()
-    assert line.startswith(f"Error: {variable} is ")
-    assert value in line
-    assert f"which is not valid: {why}" in line
-
-
-def test_the_bounds_of_settings_are_valid_themselves() -> None:
-    lowest = {"PORT": "0", "REQUEST_TIMEOUT_SECONDS": "1", "LOCK_TIMEOUT_MS": "499", "LOG_LEVEL": "INFO"}
-    highest = {"PORT": "65535", "REQUEST_TIMEOUT_SECONDS": "3600", "LOCK_TIMEOUT_MS": "1799999"}
-    assert Settings.from_environment(lowest).log_level == "info"
-    assert Settings.from_environment(highest).port == 65535
 
 
 def test_the_bank_of_this_machine_must_exist_before_it_is_asked(tmp_path: Path) -> None:
