@@ -147,7 +147,8 @@ class Setting:
         try:
             return self.kind.read(text)
         except ValueError as error:
-            value = "" if self.is_secret else f" {_quoted(text)}, which is"
+            # What has an @ may be a URL with a password that belongs elsewhere.
+            value = "" if self.is_secret or "@" in text else f" {_quoted(text)}, which is"
             why = str(error) or f"allowed is {self.kind.allowed}"
             raise SettingError(f"{self.variable} is{value} not valid: {why}") from None
 
