@@ -132,6 +132,7 @@ class AccountChanges:
     """GET /v1/accounts/{account_id}/changes: bank.account_changes."""
 
     scope = "accounts:read"
+    reads_query = True
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -64,7 +64,7 @@ class Authentication:
         scope = getattr(resource, "scope", None)
         if isinstance(scope, dict):
             scope = scope.get(req.method, "admin")  # of a method that is not there, nobody needs to know
-        if scope is not None:
+        if scope is not None and req.method != "OPTIONS":
             key_digest = _key_digest(req.get_header("Authorization") or "")
             looked_up_at, principal = self._cache.get(key_digest, (float("-inf"), None))
             if time.monotonic() - looked_up_at > self._cache_seconds:
@@ -92,9 +92,10 @@ def _principal(row: dict[str, Any]) -> Principal | None:
 
 def _key_digest(header: str) -> bytes:
     scheme, _, key = header.partition(" ")
-    if scheme.lower() != "bearer" or not key.strip():
+    key = key.strip(" \t")
+    if scheme.lower() != "bearer" or not key:
         raise _unauthenticated()
-    return digest(key.strip())
+    return digest(key)
 
 
 def _unauthenticated() -> Problem:

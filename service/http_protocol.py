@@ -305,9 +305,11 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Start the request, unless its head is at fault."""
         self._fault = self._fault_of_head()
+        if b"#" in self.url:
+            self._fault = "malformed", invalid("request", "has a # in its path or query, which is written %23")
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                self._fault = "malformed", Problem("method_not_allowed")
+                self._fault = "malformed", Problem("method_not_allowed", headers={"Allow": ""})
             self._upgrade_ignored = True
         if self._fault is not None:
             raise ValueError(self._fault[0])  # stops the parser
@@ -450,7 +452,8 @@ class HttpProtocol(HttpToolsProtocol):
         }
         lines = [name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers]
         lines += [f"{name}: {value}\r\n".encode() for name, value in headers.items()]
-        return b"".join([STATUS_LINE[problem.status], *lines, b"\r\n", body])
+        is_head = self._phase in (_HEAD, _BODY) and self.parser.get_method() == b"HEAD"
+        return b"".join([STATUS_LINE[problem.status], *lines, b"\r\n", b"" if is_head else body])
 
     def _write_last(self, answer: bytes) -> None:
         self.transport.write(answer)

@@ -7,6 +7,7 @@ import asyncio
 import json
 import re
 import time
+from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -40,7 +41,9 @@ _METADATA_TOO_LARGE = "is larger than 8192 bytes"  # as bank._metadata_fault say
 _LOOK_BYTES = 65_536
 """Of metadata so much is looked into before other requests have their turn."""
 _FAULT_SEARCH_BYTES_MAX = 65_536
-"""In a larger body that is not JSON the member at fault is not looked for."""
+"""In a larger body the member at fault is not looked for, when it is not JSON or has a member twice."""
+_NAME_CHARACTERS_MAX = 100
+"""Of a name of the caller's that is shown."""
 
 # With all digits made 0, a number may be out of range only where one of these stands: without them it has less than
 # 1000 digits before the point, after it, and for its exponent less than three. A regular expression is slower.
@@ -101,12 +104,19 @@ async def read_body(req: falcon.asgi.Request, form: type[S]) -> S:
     media_type = req.content_type
     if media_type != "application/json" and (media_type or "").partition(";")[0].strip().lower() != "application/json":
         raise Problem("unsupported_media_type")
+    encoding = req.context.content_encoding
+    if encoding is not None and encoding.strip(b" \t").lower() not in (b"", b"identity"):
+        detail = "The body is to be sent as it is, with no Content-Encoding other than identity."
+        raise Problem("unsupported_media_type", detail, headers={"Accept-Encoding": "identity"})
     body = await _read(req)
     if not body:
         raise invalid("body", "is required")
     decoder, json_fields, json_lists = _decoder(form)
     try:
         struct: S = decoder.decode(body)
+        # So many colons there are at least. When there are no more, no member is there twice.
+        if body.count(b":") != _required_count(form):
+            await _refuse_repeated_members(body, form)
         _check_json_fields(struct, json_fields)
         looked_bytes = 0
         for name, item_fields in json_lists:
@@ -128,16 +138,71 @@ async def read_body(req: falcon.asgi.Request, form: type[S]) -> S:
 
 
 @cache
-def _decoder(form: type[Any]) -> tuple[msgspec.json.Decoder[Any], list[str], list[tuple[str, list[str]]]]:
+def _required_count(form: type[Request]) -> int:
+    return sum(field.required for field in msgspec.structs.fields(form))
+
+
+async def _refuse_repeated_members(body: bytes, form: type[Request]) -> None:
+    """Raise Problem when a member of a valid body is there twice: readers differ in which of the two they take."""
+    members = _members(body, "")
+    looked_bytes = 0
+    for name, item_form in _item_forms(form).items():
+        for number, item in enumerate(msgspec.json.decode(members.get(name, b"[]"), type=list[msgspec.Raw])):
+            if bytes(item).count(b":") != _required_count(item_form):
+                _members(item, f"{name}[{number}].")
+                looked_bytes += len(item)
+                if looked_bytes > _LOOK_BYTES:
+                    looked_bytes = 0
+                    await asyncio.sleep(0)
+
+
+def _members(text: bytes | msgspec.Raw, path: str) -> dict[str, msgspec.Raw]:
+    """Return the members of an object. No name of a member has a colon, so that those outside the values count them."""
+    members = _decode_members(text)
+    colons = bytes(text).count(b":") - sum([bytes(value).count(b":") for value in members.values()])
+    if colons != len(members):
+        name = (_repeated_members(bytes(text)) or ["body"])[-1]  # of the object itself, after those within it
+        raise invalid(path + name, "is there more than once" if name != "body" else "has a member more than once")
+    return members
+
+
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def _repeated_members(text: bytes) -> list[str]:
+    """Name a member of each object that has one twice, the innermost first; none where it would take long to look."""
+    repeated: list[str] = []
+    if len(text) > _FAULT_SEARCH_BYTES_MAX:
+        return repeated
+
+    def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) != len(pairs):
+            names = [name for name, _ in pairs]
+            repeated.append(next(name for name in names if names.count(name) > 1))
+        return members
+
+    with suppress(ValueError, RecursionError):
+        json.loads(text, object_pairs_hook=look, parse_int=str, parse_float=str)
+    return repeated
+
+
+@cache
+def _decoder(form: type[Request]) -> tuple[msgspec.json.Decoder[Any], list[str], list[tuple[str, list[str]]]]:
     """Return the decoder of a form, the names of its fields that are any JSON, and those in the items of its lists."""
-    item_forms = {
+    json_lists = [(name, fields) for name, item in _item_forms(form).items() if (fields := _json_fields(item))]
+    return msgspec.json.Decoder(form), _json_fields(form), json_lists
+
+
+@cache
+def _item_forms(form: type[Request]) -> dict[str, type[Request]]:
+    """Return the forms of the items of its lists."""
+    return {
         name: item_form
         for name, hint in get_type_hints(form).items()
         for item_form in get_args(hint)
         if get_origin(hint) is list and issubclass(item_form, Request)
     }
-    json_lists = [(name, fields) for name, item_form in item_forms.items() if (fields := _json_fields(item_form))]
-    return msgspec.json.Decoder(form), _json_fields(form), json_lists
 
 
 def _json_fields(form: type[Any]) -> list[str]:
@@ -224,6 +289,23 @@ def _check_json_object(field: str, text: bytes) -> None:
         raise invalid(field, "is nested too deeply")
     if _may_be_out_of_range(text) and _has_number_out_of_range(text):
         raise invalid(field, "has a number that PostgreSQL does not take")
+    # A colon that is in no string stands after the name of a member.
+    if text.count(b":") != len(value) and _STRING.sub(b"", text).count(b":") != _member_count(value):
+        names = [repr(name[:_NAME_CHARACTERS_MAX]) for name in _repeated_members(text)[:1]]
+        raise invalid(field, " ".join(["has a member more than once:", *names]).removesuffix(":"))
+
+
+def _member_count(value: Any) -> int:
+    """Return how many members a value and those within it have."""
+    count, unseen = 0, [value]
+    while unseen:
+        each = unseen.pop()
+        if isinstance(each, dict):
+            count += len(each)
+            unseen += each.values()
+        elif isinstance(each, list):
+            unseen += each
+    return count
 
 
 def _may_be_out_of_range(text: bytes) -> bool:
@@ -285,7 +367,8 @@ def read_id(text: str, field: str, maximum: int = _BIGINT_MAX) -> int:
 
 def read_idempotency_key(req: falcon.asgi.Request) -> str:
     """Read the header without which nothing is posted: it is what makes a retry safe."""
-    key = (req.get_header("Idempotency-Key") or "").strip()
+    # Blanks that HTTP allows around a value are not part of it; any other character is.
+    key = (req.get_header("Idempotency-Key") or "").strip(" \t")
     if not key:
         errors = [{"field": "idempotency_key", "reason": "is required"}]
         raise Problem("idempotency_key_required", errors=errors)

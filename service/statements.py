@@ -14,6 +14,7 @@ class Statement:
     """GET /v1/accounts/{account_id}/entries: bank.statement."""
 
     scope = "accounts:read"
+    reads_query = True
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

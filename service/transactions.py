@@ -33,6 +33,7 @@ class FindTransaction:
     """GET /v1/transactions?idempotency_key=: bank.find_transaction."""
 
     scope = "accounts:read"
+    reads_query = True
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

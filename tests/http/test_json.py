@@ -32,6 +32,7 @@ def request(body: bytes) -> falcon.asgi.Request:
     events = falcon.testing.ASGIRequestEventEmitter(body, chunk_size=2**20)
     req = falcon.asgi.Request(scope, events.emit)
     req.context.body_bytes_max = 4 * 2**20
+    req.context.content_encoding = None
     return req
 
 
