@@ -1,0 +1,136 @@
+"""What a login may do to a bank beyond what bank_app may, read from the catalogues of PostgreSQL alone."""
+
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+# From this version on a membership says whether the role may be taken (SET); before, every membership allowed it.
+_SET_OPTION = 160_000
+
+# The login itself, and each role that it can take by `set role`, or by granting it to itself first. Attributes such as
+# superuser are not inherited; privileges on objects are, and has_..._privilege() knows of it.
+_RIGHTS = """
+with usable as (
+    select r.* from pg_roles as r
+    where
+        r.rolname = %(login)s
+        or pg_has_role(%(login)s, r.oid, %(take)s)
+        or pg_has_role(%(login)s, r.oid, 'member with admin option')
+),
+relations as (
+    select c.oid, c.relname, c.relkind from pg_class as c
+    where c.relnamespace = to_regnamespace('bank') and c.relkind in ('r', 'p', 'v', 'm', 'S')
+),
+functions as (
+    select p.oid, p.proname from pg_proc as p where p.pronamespace = to_regnamespace('bank')
+)
+select
+    u.rolname::text as role,
+    u.rolsuper,
+    u.rolcreaterole,
+    u.rolreplication,
+    u.rolbypassrls,
+    u.rolname = 'bank_owner'
+    or coalesce(pg_has_role(u.oid, to_regrole('bank_owner'), 'usage'), false) as is_owner,
+    (
+        select pg_has_role(u.oid, d.datdba, 'usage') from pg_database as d where d.datname = current_database()
+    ) as owns_database,
+    coalesce(has_schema_privilege(u.oid, to_regnamespace('bank'), 'create'), false) as creates,
+    array(
+        select t.relname::text from relations as t
+        where
+            t.relkind <> 'S'
+            and (
+                has_table_privilege(u.oid, t.oid, 'delete, truncate, trigger')
+                or has_any_column_privilege(u.oid, t.oid, 'insert, update, references')
+            )
+        order by t.relkind, t.relname
+    ) as writes,
+    array(
+        select t.relname::text from relations as t
+        where
+            t.relkind <> 'S'
+            and has_any_column_privilege(u.oid, t.oid, 'select')
+            and not has_any_column_privilege(to_regrole('bank_app'), t.oid, 'select')
+        order by 1
+    ) as reads,
+    array(
+        select t.relname::text from relations as t
+        -- In this order whatever the planner thinks of it: the function refuses what is no sequence.
+        where case when t.relkind = 'S' then has_sequence_privilege(u.oid, t.oid, 'usage, select, update') end
+        order by 1
+    ) as draws,
+    array(
+        select distinct f.proname::text from functions as f
+        where
+            has_function_privilege(u.oid, f.oid, 'execute')
+            and not has_function_privilege(to_regrole('bank_app'), f.oid, 'execute')
+        order by 1
+    ) as calls
+from usable as u
+order by u.rolname <> %(login)s, u.rolname
+"""
+
+_ATTRIBUTES = {
+    "rolsuper": "is a superuser",
+    "is_owner": "is a member of bank_owner",
+    "rolcreaterole": "may create roles",
+    "rolreplication": "may replicate the whole server",
+    "rolbypassrls": "passes row-level security",
+    "owns_database": "owns the database",
+    "creates": "may create objects in schema bank",
+}
+_OBJECTS = {
+    "writes": "may write to {} of schema bank",
+    "reads": "may read {} of schema bank",
+    "draws": "may use the sequences {} of schema bank",
+    "calls": "may execute {} of schema bank",
+}
+_OBJECTS_NAMED_MAX = 3
+_EVERYTHING = ("rolsuper", "is_owner")
+
+
+def excess_rights(connection: psycopg.Connection[Any], login: str | None = None) -> list[str]:
+    """Return what a login may do that bank_app may not, each as in `is a superuser`; [] is as it should be.
+
+    login: a role; when not given, the one that the connection logged in as, whatever role it has taken since.
+    Nothing is changed and no role is taken. Also right where no bank is installed, or the roles are missing.
+    """
+    with connection.cursor(row_factory=dict_row) as cursor:
+        take = "set" if connection.info.server_version >= _SET_OPTION else "member"
+        if login is None:
+            [named] = cursor.execute("select session_user::text as login").fetchall()
+            login = named["login"]
+        rows = cursor.execute(_RIGHTS, {"login": login, "take": take}).fetchall()
+    found: list[str] = []
+    for row in rows:
+        own = row["role"] == login
+        rights = _rights_of(row)
+        if row["role"] == "bank_owner":
+            # Inherited it is the login's own already.
+            rights = [] if "is a member of bank_owner" in found else ["is a member of bank_owner"]
+            own = True
+        found += (
+            rights
+            if own
+            else [f"may take the role {row['role']}, which {right}" for right in rights if right not in found]
+        )
+        if own and any(row[name] for name in _EVERYTHING):
+            break  # the rest follows from it
+    return found
+
+
+def _rights_of(row: dict[str, Any]) -> list[str]:
+    for name in _EVERYTHING:
+        if row[name]:
+            return [_ATTRIBUTES[name]]
+    return [
+        *(text for name, text in _ATTRIBUTES.items() if row[name]),
+        *(text.format(_listed(row[name])) for name, text in _OBJECTS.items() if row[name]),
+    ]
+
+
+def _listed(names: list[str]) -> str:
+    shown, rest = names[:_OBJECTS_NAMED_MAX], len(names) - _OBJECTS_NAMED_MAX
+    return ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")

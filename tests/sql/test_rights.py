@@ -1,0 +1,102 @@
+"""A login that may do more than bank_app is found out, whichever way it may."""
+
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from service.rights import excess_rights
+from tests.conftest import Bank, Connection
+
+LOGIN = "rights_login"
+OTHER = "rights_other"
+
+Excess = Callable[..., list[str]]
+
+
+@pytest.fixture
+def excess(bank: Bank) -> Iterator[Excess]:
+    """What a new login may do too much after these statements, all of which are taken back."""
+    with bank.connect("none") as superuser:
+
+        def excess(*statements: str) -> list[str]:
+            with superuser.transaction(force_rollback=True):
+                superuser.execute(f"create role {LOGIN} login; create role {OTHER}".encode())
+                for statement in statements:
+                    superuser.execute(statement.encode())
+                return excess_rights(superuser, LOGIN)
+
+        yield excess
+
+
+@pytest.mark.parametrize("role", ["bank_app", "bank_reader", OTHER, "pg_monitor"])
+def test_a_member_of_a_role_that_calls_or_reads_has_no_right_too_many(excess: Excess, role: str) -> None:
+    assert excess(f"grant {role} to {LOGIN}") == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "found"),
+    [
+        (f"alter role {LOGIN} superuser", ["is a superuser"]),
+        (f"alter role {LOGIN} createrole", ["may create roles"]),
+        (f"alter role {LOGIN} replication", ["may replicate the whole server"]),
+        (f"alter role {LOGIN} bypassrls", ["passes row-level security"]),
+        (f"grant bank_owner to {LOGIN}", ["is a member of bank_owner"]),
+        (f"alter role {LOGIN} noinherit; grant bank_owner to {LOGIN}", ["is a member of bank_owner"]),
+        (f"grant create on schema bank to {LOGIN}", ["may create objects in schema bank"]),
+        (f"grant update (balance_minor) on bank.account to {LOGIN}", ["may write to account of schema bank"]),
+        (f"grant truncate on bank.entry to {LOGIN}", ["may write to entry of schema bank"]),
+        (f"grant select on bank.api_key to {LOGIN}", ["may read api_key of schema bank"]),
+        (
+            f"grant usage on sequence bank.transaction_id_seq to {LOGIN}",
+            ["may use the sequences transaction_id_seq of schema bank"],
+        ),
+        (f"grant execute on function bank._post_one to {LOGIN}", ["may execute _post_one of schema bank"]),
+        (f"grant delete on bank.entry to {OTHER}; grant {OTHER} to {LOGIN}", ["may write to entry of schema bank"]),
+        (
+            f"alter role {OTHER} superuser; grant {OTHER} to {LOGIN}",
+            [f"may take the role {OTHER}, which is a superuser"],
+        ),
+        (
+            f"alter role {LOGIN} noinherit; grant delete on bank.entry to {OTHER}; grant {OTHER} to {LOGIN}",
+            [f"may take the role {OTHER}, which may write to entry of schema bank"],
+        ),
+        (f"grant bank_owner to {OTHER}; grant {OTHER} to {LOGIN}", ["is a member of bank_owner"]),
+    ],
+)
+def test_a_right_too_many_is_named(excess: Excess, statement: str, found: list[str]) -> None:
+    assert excess(statement) == found
+
+
+def test_who_may_write_to_everything_is_found_though_nothing_was_granted_on_the_bank(excess: Excess) -> None:
+    found = excess(f"grant pg_write_all_data to {LOGIN}")
+    assert found[0].startswith("may write to account, account_change, account_limit and ")
+
+
+def test_who_owns_the_database_is_found(excess: Excess, bank: Bank) -> None:
+    assert excess(f"alter database {bank.dbname} owner to {LOGIN}") == ["owns the database"]
+
+
+@pytest.mark.parametrize("options", ["inherit true, set false", "inherit false, set true", "admin true, set false"])
+def test_whichever_option_of_a_membership_leads_to_the_owner_it_is_found(
+    excess: Excess, app: Connection, options: str
+) -> None:
+    if app.info.server_version < 160_000:
+        pytest.skip("options of a membership are of PostgreSQL 16 and later; before, each membership allows all")
+    assert excess(f"grant bank_owner to {LOGIN} with {options}") == ["is a member of bank_owner"]
+    assert excess(f"grant bank_owner to {LOGIN} with inherit false, set false") == []
+
+
+def test_the_login_counts_and_not_the_role_that_the_connection_has_taken(bank: Bank, app: Connection) -> None:
+    assert excess_rights(app) == ["is a superuser"]
+    with psycopg.connect(bank.app_url) as connection:
+        assert excess_rights(connection) == []
+
+
+def test_a_database_without_a_bank_has_only_rights_of_the_server(bank: Bank) -> None:
+    with psycopg.connect(bank.server.conninfo("postgres")) as connection:
+        connection.execute(sql.SQL("create role {} login createrole").format(sql.Identifier(LOGIN)))
+        assert excess_rights(connection) == ["is a superuser"]
+        assert excess_rights(connection, LOGIN) == ["may create roles"]
+        connection.rollback()
