@@ -29,6 +29,7 @@ from service.import_file import ImportFile, ImportFileError
 from service.importer import CONNECTIONS_DEFAULT, ImportOptions, ImportStoppedError
 from service.installation import NOT_INSTALLED, last_migration_id
 from service.local import LocalBank, LocalBankError, database_url
+from service.logins_command import logins_group
 from service.migrate import migrate
 from service.migration_lock import MigrationError, installation_lock
 from service.owner import ANSWER_SECONDS_MAX, call, connect, installed_version, one_line
@@ -412,6 +413,9 @@ def keys_revoke(settings: Settings, api_key_id: int) -> None:
     if revoked["api_key_id"] is None:
         raise click.ClickException(f"there is no key {api_key_id}: see `pgteller keys list`")
     click.echo(f"Key {api_key_id} for {revoked['name']} is revoked.")
+
+
+main.add_command(logins_group)
 
 
 def _state(row: dict[str, Any]) -> str:

@@ -29,13 +29,11 @@ from service import deadlines
 from service.config import Settings
 from service.errors import Problem, left_nothing_behind
 from service.locked_rows import LockedRows, rows_of
-from service.session import connection_defaults, session_options
+from service.session import connection_defaults, service_settings, session_options
 
 _ATTEMPTS_MAX = 4
 _BACKOFF_SECONDS = 0.02
 _PAUSE_SECONDS = 0.2
-_STATEMENT_SHARE = 0.9
-"""Of the deadline: nearly always it is the server that gives up first, and so it is known that nothing was posted."""
 _CONFIGURE_SECONDS_MAX = 5.0
 _RENEWALS_SECONDS = 1.0
 _RESERVED_CONNECTIONS = 3
@@ -99,11 +97,10 @@ class Pool(AsyncConnectionPool[Connection]):
                 "prepare_threshold": 0,
                 "options": session_options(
                     url,
-                    timezone="UTC",
-                    statement_timeout=f"{int(1000 * _STATEMENT_SHARE * settings.request_timeout_seconds)}ms",
-                    lock_timeout=f"{settings.lock_timeout_ms}ms",
-                    # One of them says that a commit did not reach the synchronous standby.
-                    client_min_messages="warning",
+                    **service_settings(
+                        request_timeout_seconds=settings.request_timeout_seconds,
+                        lock_timeout_ms=settings.lock_timeout_ms,
+                    ),
                 ),
                 # A text that the database's encoding has not is an error of its item then, not one of the whole call.
                 "client_encoding": "UTF8",

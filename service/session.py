@@ -13,6 +13,9 @@ _SETTINGS = {
     "datestyle": "ISO",
 }
 
+_STATEMENT_SHARE = 0.9
+"""Of the deadline: nearly always it is the server that gives up first, and so it is known that nothing was posted."""
+
 _CONNECTION = {
     "connect_timeout": 10,
     # A connection that died without a word is noticed within a minute, idle or not.
@@ -34,6 +37,22 @@ def session_options(database_url: str, **settings: str) -> str:
     asked = conninfo_to_dict(database_url).get("options")
     ours = [f"-c {name}={_escape(value)}" for name, value in {**_SETTINGS, **settings}.items()]
     return " ".join([*([str(asked)] if asked else []), *ours])
+
+
+def login_settings(**settings: str) -> dict[str, str]:
+    """Return what a login has set by its role, so that it holds where a pooler lets no `options` through."""
+    return {**_SETTINGS, "timezone": "UTC", **settings}
+
+
+def service_settings(*, request_timeout_seconds: int, lock_timeout_ms: int) -> dict[str, str]:
+    """Return what the service's sessions are set to besides."""
+    return {
+        "timezone": "UTC",
+        "statement_timeout": f"{int(1000 * _STATEMENT_SHARE * request_timeout_seconds)}ms",
+        "lock_timeout": f"{lock_timeout_ms}ms",
+        # One of them says that a commit did not reach the synchronous standby.
+        "client_min_messages": "warning",
+    }
 
 
 def _escape(value: str) -> str:

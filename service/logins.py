@@ -1,0 +1,311 @@
+"""Logins: the roles by which the service and SQL callers come in, each a member of bank_app or of bank_reader.
+
+A group role that nobody logs in as can be granted and taken away; a login may alter its own password and settings, so
+that what several share, each of them changes for all. Roles are the server's: a login is known in all its databases.
+"""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import dict_row
+
+from service.rights import excess_rights
+from service.session import login_settings, service_settings
+
+CALLER, READER = "bank_app", "bank_reader"
+SERVICE_LOGIN = "pgteller_service"
+NAME_BYTES_MAX = 63
+"""PostgreSQL cuts longer names off, and so might give one login the name of another."""
+
+_MARK = "login of pgteller since "
+"""The comment on each role that was made here, followed by the day: others are not altered or dropped."""
+_ADMIN_OPTION = 160_000
+"""From this version on CREATEROLE alone no longer grants every role, nor alters it: that needs ADMIN on it."""
+
+# Somebody at a terminal, or a program of its own: a lock that is forgotten, or a transaction left open, ends by itself.
+PEOPLE_SETTINGS = {
+    "statement_timeout": "5min",
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "1min",
+}
+
+# Of the owner's URL, what leads to the server; the rest is the owner's own.
+_ADDRESS = (
+    *("host", "hostaddr", "port", "sslmode", "sslrootcert", "sslnegotiation", "channel_binding", "gssencmode"),
+    *("target_session_attrs", "load_balance_hosts"),
+)
+
+_FIND = "select shobj_description(r.oid, 'pg_authid') as comment from pg_roles as r where r.rolname = %s"
+
+# Superusers and members of bank_owner are among them: they may call too.
+_LOGINS = """
+select
+    r.rolname::text as name,
+    case
+        when pg_has_role(r.oid, to_regrole('bank_app'), 'member') then 'call'
+        when pg_has_role(r.oid, to_regrole('bank_owner'), 'member') then 'call'
+        when pg_has_role(r.oid, to_regrole('bank_reader'), 'member') then 'read'
+        else 'other'
+    end as may,
+    shobj_description(r.oid, 'pg_authid') as comment,
+    r.rolvaliduntil <= clock_timestamp() as expired,
+    not has_database_privilege(r.oid, current_database(), 'connect') as shut_out,
+    (select count(*) from pg_stat_activity as a where a.usesysid = r.oid) as sessions
+from pg_roles as r
+where
+    r.rolcanlogin and (
+        has_schema_privilege(r.oid, to_regnamespace('bank'), 'usage')
+        or pg_has_role(r.oid, to_regrole('bank_app'), 'member')
+        or pg_has_role(r.oid, to_regrole('bank_reader'), 'member')
+        or pg_has_role(r.oid, to_regrole('bank_owner'), 'member')
+    )
+order by r.rolname
+"""
+
+
+class LoginError(psycopg.OperationalError):
+    """A login cannot be made, changed or dropped; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Login:
+    """A login as it is to be: its password, and what its sessions are set to."""
+
+    name: str
+    password: str = field(repr=False)
+    read_only: bool = False
+    settings: dict[str, str] = field(default_factory=lambda: login_settings(**PEOPLE_SETTINGS))
+
+
+@dataclass(frozen=True)
+class LoginState:
+    """A login as it is found."""
+
+    name: str
+    may: str
+    since: str
+    sessions: int
+    warnings: list[str]
+
+
+def service_login(password: str, *, request_timeout_seconds: int, lock_timeout_ms: int) -> Login:
+    """Return the login of the HTTP service."""
+    settings = service_settings(request_timeout_seconds=request_timeout_seconds, lock_timeout_ms=lock_timeout_ms)
+    return Login(SERVICE_LOGIN, password, settings=login_settings(search_path="", **settings))
+
+
+def check_name(name: str) -> str | None:
+    """Return what is wrong with the name of a login, or None."""
+    if not name.strip() or "\0" in name:
+        return "it is blank"
+    if len(name.encode()) > NAME_BYTES_MAX:
+        return f"it is longer than {NAME_BYTES_MAX} bytes, of which PostgreSQL would cut the rest off"
+    if name.startswith("pg_") or name in ("public", "none"):
+        return "PostgreSQL keeps it for itself"
+    return None
+
+
+def create(connection: psycopg.Connection[Any], login: Login) -> None:
+    """Make a login; raises LoginError when the name is taken."""
+    found = _is_ours(connection, login.name)
+    if found is not None:
+        again = f"`pgteller logins rotate {login.name}` gives it a new password" if found else "choose another name"
+        what = "a login" if found else "a role that pgteller did not make"
+        raise LoginError(f"{login.name} is {what} already: {again}")
+    with connection.transaction():
+        _require_power(connection)
+        _create(connection, login)
+
+
+def ensure(connection: psycopg.Connection[Any], login: Login) -> None:
+    """Make a login, or give it its password and settings anew; raises LoginError when another role has its name."""
+    found = _is_ours(connection, login.name)
+    if found is False:
+        raise LoginError(
+            f"{login.name} is a role that pgteller did not make: rename it, as by alter role {login.name} rename to …"
+        )
+    with connection.transaction():
+        _require_power(connection)
+        if found is None:
+            _create(connection, login)
+        else:
+            _set_password(connection, login.name, login.password)
+            _set_settings(connection, login)
+
+
+def rotate(connection: psycopg.Connection[Any], name: str, password: str) -> None:
+    """Give a login a new password. Its sessions go on: only new ones need the new one."""
+    _require_ours(connection, name)
+    _as_its_admin(connection, name)
+    _set_password(connection, name, password)
+
+
+def drop(connection: psycopg.Connection[Any], name: str) -> list[int]:
+    """Drop a login; return its sessions, which go on, without the right to call anything.
+
+    Raises LoginError when it owns something: then it cannot log in any more, and waits to be dropped.
+    """
+    _require_ours(connection, name)
+    _as_its_admin(connection, name)
+    role = sql.Identifier(name)
+    with connection.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(sql.SQL("alter role {} nologin").format(role))
+        cursor.execute("select pid from pg_stat_activity where usename = %s order by pid", [name])
+        sessions = [row["pid"] for row in cursor]
+        try:
+            cursor.execute(sql.SQL("drop role {}").format(role))
+        except psycopg.errors.DependentObjectsStillExist as error:
+            what = "; ".join((error.diag.message_detail or "").splitlines())
+            raise LoginError(
+                f"{name} can log in no more, but cannot be dropped: {what}. In each database of the server run "
+                f"reassign owned by {role.as_string()} to …; drop owned by {role.as_string()}; then this again"
+            ) from None
+    return sessions
+
+
+def states(connection: psycopg.Connection[Any]) -> list[LoginState]:
+    """Return every login that may use the bank of this database, whoever made it, with what is odd about it."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(_LOGINS).fetchall()
+    return [
+        LoginState(
+            name=row["name"],
+            may=row["may"],
+            since=row["comment"].removeprefix(_MARK) if _is_mark(row["comment"]) else "",
+            sessions=row["sessions"],
+            warnings=[
+                *(["its password has expired"] if row["expired"] else []),
+                *(["may not connect to this database"] if row["shut_out"] else []),
+                *excess_rights(connection, row["name"]),
+            ],
+        )
+        for row in rows
+    ]
+
+
+def url_of(connection: psycopg.Connection[Any], owner_url: str, name: str, password: str | None) -> str:
+    """Return the URL by which a login reaches the database of the connection, as the owner's URL does."""
+    asked = conninfo_to_dict(owner_url)
+    login = quote(name, safe="") + ("" if password is None else f":{quote(password, safe='')}")
+    address = urlencode({key: str(asked[key]) for key in _ADDRESS if asked.get(key)}, quote_via=quote)
+    host = str(asked.get("host", ""))
+    plain = host and not any(character in host for character in "/,:@%") and "hostaddr" not in asked
+    if plain:
+        rest = urlencode({key: str(asked[key]) for key in _ADDRESS[2:] if asked.get(key) and key != "port"})
+        port = f":{asked['port']}" if asked.get("port") else ""
+        place, address = f"{host}{port}", rest
+    else:
+        place = ""
+    database = quote(connection.info.dbname, safe="")
+    return f"postgresql://{login}@{place}/{database}" + (f"?{address}" if address else "")
+
+
+def _is_ours(connection: psycopg.Connection[Any], name: str) -> bool | None:
+    """Return whether a role was made here; None when there is no such role."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(_FIND, [name]).fetchone()
+    return None if row is None else _is_mark(row["comment"])
+
+
+def _is_mark(comment: str | None) -> bool:
+    return comment is not None and comment.startswith(_MARK)
+
+
+def _require_ours(connection: psycopg.Connection[Any], name: str) -> None:
+    found = _is_ours(connection, name)
+    if found is None:
+        raise LoginError(f"there is no login {name}: see `pgteller logins list`")
+    if not found:
+        raise LoginError(f"{name} is a role that pgteller did not make: use alter role and drop role of PostgreSQL")
+
+
+def power_fault(connection: psycopg.Connection[Any]) -> str | None:
+    """Return why the connection's role may make no login that calls or reads, with what mends it; None when it may."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        [row] = cursor.execute(
+            """
+            select
+                r.rolname::text as name, r.rolsuper, r.rolcreaterole,
+                pg_has_role(r.oid, to_regrole('bank_app'), 'member with admin option') as calls,
+                pg_has_role(r.oid, to_regrole('bank_reader'), 'member with admin option') as reads
+            from pg_roles as r where r.rolname = current_user
+            """
+        ).fetchall()
+    name = sql.Identifier(row["name"]).as_string()
+    if row["rolsuper"]:
+        return None
+    if not row["rolcreaterole"]:
+        return f"{row['name']} may not create roles; a superuser mends that by: alter role {name} createrole"
+    missing = [group for group, admin in ((CALLER, row["calls"]), (READER, row["reads"])) if admin is False]
+    if missing and connection.info.server_version >= _ADMIN_OPTION:
+        groups = ", ".join(missing)
+        return (
+            f"{row['name']} may not grant {groups}, which another role has made; that one or a superuser mends it by: "
+            f"grant {groups} to {name} with admin option"
+        )
+    return None
+
+
+def _require_power(connection: psycopg.Connection[Any]) -> None:
+    fault = power_fault(connection)
+    if fault is not None:
+        raise LoginError(f"cannot make a login: {fault}")
+
+
+def _as_its_admin(connection: psycopg.Connection[Any], name: str) -> None:
+    """Raise LoginError when the role of the connection may not alter the login."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        [row] = cursor.execute(
+            """
+            select r.rolname::text as name, r.rolsuper, r.rolcreaterole,
+                pg_has_role(r.oid, %s, 'member with admin option') as is_admin
+            from pg_roles as r where r.rolname = current_user
+            """,
+            [name],
+        ).fetchall()
+    if row["rolsuper"]:
+        return
+    if not row["rolcreaterole"] or (connection.info.server_version >= _ADMIN_OPTION and not row["is_admin"]):
+        raise LoginError(
+            f"{row['name']} may not alter {name}: connect as the role that made it, or as a superuser; "
+            "DATABASE_OWNER_URL says as whom"
+        )
+
+
+def _create(connection: psycopg.Connection[Any], login: Login) -> None:
+    role = sql.Identifier(login.name)
+    group = sql.Identifier(READER if login.read_only else CALLER)
+    try:
+        connection.execute(
+            sql.SQL(
+                "create role {} login inherit nosuperuser nocreaterole nocreatedb noreplication nobypassrls in role {}"
+            ).format(role, group)
+        )
+    except psycopg.errors.DuplicateObject:
+        raise LoginError(f"{login.name} is a role already, made at this moment: choose another name") from None
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    connection.execute(sql.SQL("comment on role {} is {}").format(role, sql.Literal(_MARK + today)))
+    _set_password(connection, login.name, login.password)
+    _set_settings(connection, login)
+
+
+def _set_settings(connection: psycopg.Connection[Any], login: Login) -> None:
+    for name, value in login.settings.items():
+        connection.execute(
+            sql.SQL("alter role {} set {} = {}").format(
+                sql.Identifier(login.name), sql.Identifier(name), sql.Literal(value)
+            )
+        )
+
+
+def _set_password(connection: psycopg.Connection[Any], name: str, password: str) -> None:
+    # Encrypted here, so that no log of the server's can hold the password itself.
+    encrypted = connection.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256")
+    connection.execute(
+        sql.SQL("alter role {} password {}").format(sql.Identifier(name), sql.Literal(encrypted.decode()))
+    )

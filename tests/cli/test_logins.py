@@ -1,0 +1,309 @@
+"""Logins of their own for SQL callers: made, listed, rotated and dropped, by roles that may and by others."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from service.config import Settings
+from service.installation import ROOT
+from service.local import LocalBank
+from service.logins import url_of
+from service.session import login_settings
+from tests.cli.conftest import Run, run_command
+from tests.conftest import Bank, Connection
+
+LOGINS = ("accounting", "Ann-Marie O'Neil", "tally", "taken")
+DENIED = psycopg.errors.InsufficientPrivilege
+CREDIT = "select transaction_status from bank.credit(2, 100)"
+
+
+@pytest.fixture(autouse=True)
+def _no_login_is_left(bank: Bank) -> Iterator[None]:
+    """Roles are the server's, and outlive the database of a test."""
+    yield
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        for name in LOGINS:
+            role = sql.Identifier(name)
+            if superuser.execute("select from pg_roles where rolname = %s", [name]).rowcount:
+                superuser.execute(sql.SQL("drop owned by {} cascade").format(role))
+                superuser.execute(sql.SQL("drop role {}").format(role))
+
+
+def create(run: Run, name: str = "accounting", *options: str) -> str:
+    created = run("logins", "create", name, *options)
+    assert created.exit_code == 0, created.output
+    return created.stdout.strip()
+
+
+@pytest.mark.parametrize("name", ["accounting", "Ann-Marie O'Neil"])
+def test_a_login_calls_the_bank_by_the_url_that_was_printed_and_may_do_nothing_else(
+    run: Run, app: Connection, name: str
+) -> None:
+    app.execute("select bank.open_account('Ada', 'EUR')")
+    with psycopg.connect(create(run, name), autocommit=True) as login:
+        assert login.info.user == name
+        assert login.execute(CREDIT).fetchall() == [("success",)]
+        for statement in ("update bank.account set balance_minor = 0", "truncate bank.entry", "set role bank_owner"):
+            with pytest.raises(DENIED):
+                login.execute(statement.encode())
+        attributes = login.execute(
+            "select rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls, rolinherit "
+            "from pg_roles where rolname = session_user"
+        ).fetchall()
+    assert attributes == [(False, True)]
+
+
+def test_a_login_that_reads_calls_nothing_that_writes(run: Run, app: Connection) -> None:
+    app.execute("select bank.open_account('Ada', 'EUR')")
+    with psycopg.connect(create(run, "accounting", "--read-only"), autocommit=True) as login:
+        assert login.execute("select balance_minor from bank.balance(2)").fetchall() == [(0,)]
+        with pytest.raises(DENIED):
+            login.execute(CREDIT)
+
+
+def test_the_settings_of_a_login_hold_without_startup_options_and_whatever_the_database_says(
+    run: Run, bank: Bank
+) -> None:
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        for setting in ("default_transaction_isolation = 'serializable'", "timezone = 'Asia/Tokyo'"):
+            superuser.execute(f"alter database {bank.dbname} set {setting}".encode())
+    with psycopg.connect(create(run)) as login:
+        rows = login.execute("select lower(name), setting from pg_settings where source = 'user'").fetchall()
+    assert dict(rows) == {
+        **login_settings(),
+        "datestyle": "ISO, MDY",
+        "statement_timeout": "300000",
+        "lock_timeout": "10000",
+        "idle_in_transaction_session_timeout": "60000",
+    }
+
+
+def test_stdout_holds_the_url_alone_and_the_server_never_sees_the_password(run: Run, bank: Bank) -> None:
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        superuser.execute("alter system set log_statement = 'all'")
+        superuser.execute("select pg_reload_conf()")
+        try:
+            url = create(run)
+        finally:
+            superuser.execute("alter system reset log_statement")
+            superuser.execute("select pg_reload_conf()")
+    assert len(url.split()) == 1
+    password = conninfo_to_dict(url)["password"]
+    log = bank.server.log_file.read_text()
+    assert "accounting" in log
+    assert str(password) not in log
+
+
+def test_a_password_of_the_operators_is_read_from_stdin_and_not_shown(run: Run, bank: Bank) -> None:
+    secret = "p@ss:/?# word ü'\\"
+    environment = {**os.environ, "DATABASE_OWNER_URL": bank.owner_url}
+    for command in ("create", "rotate"):
+        done = subprocess.run(
+            [sys.executable, "-m", "service.cli", "logins", command, "accounting", "--password-stdin"],
+            input=f"{command} {secret}\n",
+            env=environment,
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
+            timeout=30,
+            check=True,
+        )
+        assert secret not in done.stdout + done.stderr
+        url = done.stdout.strip()
+        psycopg.connect(url, password=f"{command} {secret}").close()
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(url, password=f"create {secret}")
+
+
+def test_an_empty_password_is_refused(bank: Bank) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "service.cli", "logins", "create", "accounting", "--password-stdin"],
+        input="\n",
+        env={**os.environ, "DATABASE_OWNER_URL": bank.owner_url},
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "the password on standard input is empty" in done.stderr
+
+
+@pytest.mark.parametrize("output", [">/dev/full", ">&-"])
+def test_a_login_whose_url_could_not_be_printed_is_not_made(run: Run, bank: Bank, output: str) -> None:
+    command = subprocess.run(
+        ["/bin/sh", "-c", f"exec {sys.executable} -m service.cli logins create accounting {output}"],
+        env={**os.environ, "DATABASE_OWNER_URL": bank.owner_url},
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert command.returncode == 1
+    assert command.stderr.splitlines()[-1].startswith("Error: ")
+    assert "accounting" not in run("logins", "list").stdout
+
+
+@pytest.mark.parametrize("name", [" ", "pg_mine", "public", "none", "x" * 64, "ü" * 32])
+def test_a_name_that_postgresql_would_not_take_or_would_cut_is_a_mistake_of_the_command_line(
+    run: Run, name: str
+) -> None:
+    for command in ("create", "rotate", "drop"):
+        assert run("logins", command, name).exit_code == 2
+
+
+def test_a_name_that_is_taken_is_refused_and_the_role_is_left_as_it_is(run: Run, bank: Bank) -> None:
+    create(run)
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        superuser.execute("create role taken")
+    again = run("logins", "create", "accounting")
+    assert (again.exit_code, again.stdout) == (1, "")
+    assert again.stderr == (
+        "Error: accounting is a login already: `pgteller logins rotate accounting` gives it a new password\n"
+    )
+    for name in ("taken", "bank_app", "postgres"):
+        refused = run("logins", "create", name)
+        assert refused.stderr == f"Error: {name} is a role that pgteller did not make already: choose another name\n"
+        for command in ("rotate", "drop"):
+            refused = run("logins", command, name)
+            assert refused.exit_code == 1
+            assert refused.stderr.startswith(f"Error: {name} is a role that pgteller did not make: ")
+
+
+def test_a_login_that_is_not_there_is_neither_rotated_nor_dropped(run: Run) -> None:
+    for command in ("rotate", "drop"):
+        refused = run("logins", command, "accounting")
+        assert refused.exit_code == 1
+        assert refused.stderr == "Error: there is no login accounting: see `pgteller logins list`\n"
+
+
+def test_a_rotated_password_counts_for_new_sessions_and_open_ones_go_on(run: Run) -> None:
+    before = create(run)
+    with psycopg.connect(before, autocommit=True) as open_session:
+        after = run("logins", "rotate", "accounting").stdout.strip()
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(before)
+        psycopg.connect(after).close()
+        assert open_session.execute("select count(*) from bank.posting").fetchall() == [(0,)]
+
+
+def test_a_dropped_login_is_refused_and_its_open_sessions_may_call_nothing(run: Run, app: Connection) -> None:
+    app.execute("select bank.open_account('Ada', 'EUR')")
+    url = create(run)
+    with psycopg.connect(url, autocommit=True) as open_session:
+        assert open_session.execute(CREDIT).fetchall() == [("success",)]
+        dropped = run("logins", "drop", "accounting")
+        assert dropped.exit_code == 0, dropped.output
+        said = "1 of its sessions are still open, and may call nothing any more: processes"
+        assert f"{said} {open_session.info.backend_pid};" in dropped.stderr
+        with pytest.raises(DENIED):
+            open_session.execute(CREDIT)
+        with pytest.raises(psycopg.OperationalError):
+            psycopg.connect(url)
+    assert "accounting" not in run("logins", "list").stdout
+
+
+def test_a_login_that_owns_something_is_shut_out_and_the_remedy_is_named(run: Run, bank: Bank) -> None:
+    url = create(run)
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        superuser.execute("create schema authorization accounting")
+    refused = run("logins", "drop", "accounting")
+    assert refused.exit_code == 1
+    [line] = refused.stderr.splitlines()
+    assert "owner of schema accounting" in line
+    assert 'drop owned by "accounting"' in line
+    with pytest.raises(psycopg.OperationalError, match="not permitted to log in"):
+        psycopg.connect(url)
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        superuser.execute("drop schema accounting")
+    assert run("logins", "drop", "accounting").exit_code == 0
+
+
+def test_the_list_says_who_may_what_since_when_and_who_may_too_much(run: Run, bank: Bank) -> None:
+    create(run)
+    create(run, "tally", "--read-only")
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        superuser.execute("create role taken login in role bank_app")
+        superuser.execute("grant update on bank.entry to taken; alter role tally valid until '2020-01-01'")
+    with psycopg.connect(bank.app_url):
+        lines = {line.split()[0]: line.split(maxsplit=4) for line in run("logins", "list").stdout.splitlines()}
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    assert lines["accounting"] == ["accounting", "call", today, "0"]
+    assert lines["tally"] == ["tally", "read", today, "0", "its password has expired"]
+    assert lines["taken"] == ["taken", "call", "-", "0", "may write to entry of schema bank"]
+    assert lines["bank_app"][:4] == ["bank_app", "call", "-", "1"]
+    assert lines["postgres"][4] == "is a superuser"
+
+
+def test_without_a_bank_there_are_no_logins_to_make(fresh_home: Path) -> None:
+    settings = Settings(home=fresh_home)
+    bank = LocalBank(settings)
+    with bank.running(create=True):
+        url = bank.server.conninfo("postgres")
+        refused = run_command(("logins", "create", "accounting"), {"DATABASE_OWNER_URL": url})
+    assert refused.stderr == "Error: there is no bank on this server yet: run `pgteller migrate`\n"
+
+
+@pytest.mark.parametrize(
+    ("owner_url", "found"),
+    [
+        ("postgresql://admin:secret@db.example/{}", "postgresql://tally:p%40ss@db.example/{}"),
+        (
+            "postgresql://admin:secret@db.example:5433/{}?sslmode=verify-full&options=-c%20x%3Dy",
+            "postgresql://tally:p%40ss@db.example:5433/{}?sslmode=verify-full",
+        ),
+        ("postgresql://[::1]:5433/{}", "postgresql://tally:p%40ss@/{}?host=%3A%3A1&port=5433"),
+        ("host=a,b port=1,2 dbname={} password=secret", "postgresql://tally:p%40ss@/{}?host=a%2Cb&port=1%2C2"),
+        ("dbname={}", "postgresql://tally:p%40ss@/{}"),
+    ],
+)
+def test_the_url_of_a_login_leads_where_the_owners_leads_without_what_is_the_owners(
+    app: Connection, owner_url: str, found: str
+) -> None:
+    dbname = app.info.dbname
+    url = url_of(app, owner_url.format(dbname), "tally", "p@ss")
+    assert url == found.format(dbname)
+    asked = {key: value for key, value in conninfo_to_dict(owner_url.format(dbname)).items() if key != "options"}
+    assert conninfo_to_dict(url) == {**asked, "user": "tally", "password": "p@ss"}
+
+
+@pytest.fixture
+def provider(bank: Bank) -> Iterator[str]:
+    """The URL of a role that may create roles, is no superuser, and did not install the bank."""
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        superuser.execute("create role provider login createrole password 'secret' in role bank_owner")
+        yield bank.server.conninfo(bank.dbname, "provider", "secret")
+        superuser.execute("drop role provider")
+
+
+def test_a_role_that_may_not_grant_bank_app_is_told_what_mends_that(run: Run, bank: Bank, provider: str) -> None:
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        if superuser.info.server_version >= 160_000:
+            refused = run("logins", "create", "accounting", DATABASE_OWNER_URL=provider)
+            assert refused.exit_code == 1
+            [line] = refused.stderr.splitlines()
+            superuser.execute(line.rpartition("mends it by: ")[2].encode())
+        created = run("logins", "create", "accounting", DATABASE_OWNER_URL=provider)
+        assert created.exit_code == 0, created.output
+        psycopg.connect(created.stdout.strip()).close()
+        superuser.execute("alter role provider nocreaterole")
+        refused = run("logins", "create", "tally", DATABASE_OWNER_URL=provider)
+        assert refused.stderr == (
+            "Error: cannot make a login: provider may not create roles; "
+            'a superuser mends that by: alter role "provider" createrole\n'
+        )
+        refused = run("logins", "rotate", "accounting", DATABASE_OWNER_URL=provider)
+        assert refused.stderr.startswith("Error: provider may not alter accounting: connect as the role that made it")
+        superuser.execute("alter role provider createrole")
+        assert run("logins", "drop", "accounting", DATABASE_OWNER_URL=provider).exit_code == 0
+        superuser.execute("revoke bank_app, bank_reader from provider cascade")
