@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from service import database_url
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+POOLERS = ("auto", "none", "transaction")
 _SHOWN_CHARACTERS_MAX = 60
 _LATIN_DIGITS = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})", re.ASCII)
@@ -58,14 +59,20 @@ class Whole:
         return int(text)
 
 
+@dataclass(frozen=True)
 class Choice:
-    """The level of the log."""
+    """One of a few words."""
 
-    allowed = f"one of {', '.join(LOG_LEVELS)}"
+    words: tuple[str, ...]
+
+    @property
+    def allowed(self) -> str:
+        """List them."""
+        return f"one of {', '.join(self.words)}"
 
     def read(self, text: str) -> str:
-        """Read it in any case, as loggers write it."""
-        if text.lower() not in LOG_LEVELS:
+        """Read it in any case, as loggers write their levels."""
+        if text.lower() not in self.words:
             raise ValueError
         return text.lower()
 
@@ -193,6 +200,14 @@ class Settings:
         used_by=("migrate", "correct-times", "keys"),
         is_of_service=False,
     )
+    database_pooler: str = _setting(
+        "DATABASE_POOLER",
+        Choice(POOLERS),
+        "auto",
+        "whether a pooler such as PgBouncer is between the service and PostgreSQL: auto finds out, none and "
+        "transaction tell ([docs/poolers.md](docs/poolers.md))",
+        used_by=("serve", "status", "verify", "import"),
+    )
     app_password: str | None = _setting(
         "BANK_APP_PASSWORD",
         Password(),
@@ -299,7 +314,7 @@ class Settings:
         60,
         "how often each worker takes expired holds out of the books, where they no longer count; 0: never",
     )
-    log_level: str = _setting("LOG_LEVEL", Choice(), "info", "what the log leaves out")
+    log_level: str = _setting("LOG_LEVEL", Choice(LOG_LEVELS), "info", "what the log leaves out")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":

@@ -7,34 +7,50 @@ waits long for a lock with a connection in its hands: see locked_rows.py.
 import asyncio
 import os
 import random
+import secrets
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import psycopg
-from psycopg import AsyncConnection, sql
+import structlog
+from psycopg import AsyncConnection, generators, sql
+from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq.abc import PGresult
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import set_json_loads
 from psycopg.types.numeric import Int8Dumper
 from psycopg.types.string import TextLoader
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
-from service import deadlines
+from service import deadlines, poolers
 from service.config import Settings
 from service.errors import Problem, left_nothing_behind
 from service.locked_rows import LockedRows, rows_of
-from service.session import connection_defaults, service_settings, session_options
+from service.logs import FailureLog
+from service.rights import RIGHTS, excess_of, rights_parameters
+from service.session import (
+    BEGIN,
+    application,
+    connection_defaults,
+    service_settings,
+    set_settings,
+    set_settings_locally,
+)
 
+log = structlog.get_logger()
+_faults = FailureLog(log)
 _ATTEMPTS_MAX = 4
 _BACKOFF_SECONDS = 0.02
 _PAUSE_SECONDS = 0.2
 _CONFIGURE_SECONDS_MAX = 5.0
+_SILENT_POOLER = "a pooler is paused, or PostgreSQL does not answer behind it"
 _RENEWALS_SECONDS = 1.0
 _RESERVED_CONNECTIONS = 3
 """For calls that many requests share, for the look for locked rows, and for one call that insists."""
@@ -51,6 +67,17 @@ class Connection(AsyncConnection[DictRow]):
     """A connection that knows whether its last commit stopped waiting for the synchronous standby."""
 
     left_standby_behind = False
+    local_settings: str | None = None
+    """What sets up each transaction, as behind a pooler; None where the session is ours and has been set up."""
+
+    @classmethod
+    async def connect(cls, *args: Any, **kwargs: Any) -> Self:
+        """Connect; the log says why that is not possible, for the pool only tries again."""
+        try:
+            return await super().connect(*args, **kwargs)
+        except psycopg.Error as error:
+            _faults.add("no connection to the database", error=poolers.explained(error))
+            raise
 
 
 class Pool(AsyncConnectionPool[Connection]):
@@ -86,6 +113,12 @@ class Pool(AsyncConnectionPool[Connection]):
             patient = replace(settings, lock_timeout_ms=max(settings.lock_timeout_ms, _PATIENT_LOCK_TIMEOUT_MS))
             self.patient = Pool(patient, connections_min=0, connections_max=_PATIENT_CONNECTIONS_MAX)
         self._renewed_at = float("-inf")
+        self._pooler = settings.database_pooler
+        self._prepares = True
+        """Whether statements may be prepared behind a pooler that seems to keep them."""
+        self._session_settings = service_settings(
+            request_timeout_seconds=settings.request_timeout_seconds, lock_timeout_ms=settings.lock_timeout_ms
+        )
         super().__init__(
             url,
             connection_class=Connection,
@@ -95,18 +128,11 @@ class Pool(AsyncConnectionPool[Connection]):
                 "autocommit": True,
                 "row_factory": dict_row,
                 "prepare_threshold": 0,
-                "options": session_options(
-                    url,
-                    **service_settings(
-                        request_timeout_seconds=settings.request_timeout_seconds,
-                        lock_timeout_ms=settings.lock_timeout_ms,
-                    ),
-                ),
                 # A text that the database's encoding has not is an error of its item then, not one of the whole call.
                 "client_encoding": "UTF8",
-                "application_name": application_name,
+                **application(url, application_name),
             },
-            configure=_configure,
+            configure=self._configure,
             min_size=connections_min,
             max_size=connections_max or settings.pool_connections_max,
             timeout=settings.request_timeout_seconds,
@@ -143,29 +169,92 @@ class Pool(AsyncConnectionPool[Connection]):
             self._renewed_at = now
             await self.drain()
 
+    async def lost_statement(self, connection: Connection) -> None:
+        """Prepare nothing behind poolers any more: one of them does not keep it."""
+        self._prepares = False
+        await connection.close()
+
+    async def _configure(self, connection: Connection) -> None:
+        """Give up every right but the application's, and fix the types that cross the boundary."""
+        # One type for every integer, so that small and large ids share a prepared statement.
+        connection.adapters.register_dumper(int, Int8Dumper)
+        # Fractions are numeric. As text they leave as PostgreSQL writes them; str(Decimal) may have an exponent.
+        connection.adapters.register_loader("numeric", TextLoader)
+        # JSON passes through as it is: decoding it would make floats of its numbers.
+        set_json_loads(msgspec.Raw, connection)
+        connection.add_notice_handler(_notices(connection))
+        until = time.monotonic() + _CONFIGURE_SECONDS_MAX
+        try:
+            with _cut_at(connection, until):
+                await self._set_up(connection)
+        except psycopg.Error as error:
+            why = poolers.explained(error)
+            if time.monotonic() >= until:
+                why = f"a new connection was taken, and silent for {_CONFIGURE_SECONDS_MAX:g} s: {_SILENT_POOLER}"
+            _faults.add("no connection to the database", error=why)
+            await connection.close()  # or it would stay as it is, in a transaction
+            raise
+
+    async def _set_up(self, connection: Connection) -> None:
+        """Set up the session, if it is ours alone; else note what sets up each transaction."""
+        if self._pooler != "transaction":
+            pid = connection.info.backend_pid if self._pooler == "auto" else None
+            statement = set_settings(self._session_settings, "bank_app", backend_pid=pid)
+            if (await connection.execute(statement.encode(), prepare=False)).rowcount:
+                return
+        connection.local_settings = set_settings_locally(self._session_settings, "bank_app")
+        connection.prepare_threshold = None
+        await connection.execute("begin")  # by itself: a pooler that knows single statements alone says so here
+        await connection.execute("set local search_path = pg_catalog")  # whatever somebody else has left behind
+        rights = await connection.execute(RIGHTS, rights_parameters(connection.info.server_version))
+        excess = excess_of(await rights.fetchall())
+        if excess:
+            raise poolers.ExcessRightsError(connection.info.user, excess)
+        keeps = self._prepares and await _keeps_prepared(connection)
+        await connection.execute("rollback")
+        connection.prepare_threshold = 0 if keeps else None
+
     async def _locked_rows(self, **arguments: Any) -> list[DictRow]:
         until = time.monotonic() + min(2, self.request_timeout_seconds)
         # Rolled back, for to commit a lock would take as long as to commit a posting.
         return await send(self, "locked_rows", arguments, answer_by=until, rollback=True)
 
 
-async def _configure(connection: Connection) -> None:
-    """Give up every right but the application's, and fix the types that cross the boundary."""
-    with _cut_at(connection, time.monotonic() + _CONFIGURE_SECONDS_MAX):
-        await connection.execute("set role bank_app")
-    # One type for every integer, so that small and large ids share a prepared statement.
-    connection.adapters.register_dumper(int, Int8Dumper)
-    # Fractions are numeric. As text they leave as PostgreSQL writes them; str(Decimal) may have an exponent.
-    connection.adapters.register_loader("numeric", TextLoader)
-    # JSON passes through as it is: decoding it would make floats of its numbers.
-    set_json_loads(msgspec.Raw, connection)
+async def _keeps_prepared(connection: Connection) -> bool:
+    """Return whether what is prepared is there again whatever backend serves us; ask it within a transaction.
 
+    A pooler that takes care of that, as PgBouncer does from 1.21 on if it is told to, gives it names of its own.
+    """
+    if not psycopg.capabilities.has_send_close_prepared():
+        return False  # psycopg would deallocate by a statement, which poolers do not see
+    name = f"pgteller_{secrets.token_hex(8)}"
+    query = f"select from pg_catalog.pg_prepared_statements where name = '{name}'"
+    pgconn = connection.pgconn
+    pgconn.send_prepare(name.encode(), query.encode())
+    await _result(connection)
+    pgconn.send_query_prepared(name.encode(), None)
+    passed_through = (await _result(connection)).ntuples > 0
+    pgconn.send_close_prepared(name.encode())
+    await _result(connection)
+    return not passed_through
+
+
+async def _result(connection: Connection) -> PGresult:
+    """Return the result of what was sent by libpq itself; psycopg would choose the name of what it prepares."""
+    result: PGresult
+    [result] = await connection.wait(generators.execute(connection.pgconn))
+    if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+        raise psycopg.errors.error_from_result(result)
+    return result
+
+
+def _notices(connection: Connection) -> Callable[[psycopg.errors.Diagnostic], None]:
     def notice(diagnostic: psycopg.errors.Diagnostic) -> None:
         # The name of the function in PostgreSQL's source: all else in the message depends on its language.
         if diagnostic.source_function == "SyncRepWaitForLSN":
             connection.left_standby_behind = True
 
-    connection.add_notice_handler(notice)
+    return notice
 
 
 class _cut_at:  # noqa: N801 - used like a function
@@ -325,8 +414,8 @@ async def send(
         try:
             async with pool.connection(timeout=give_up_at - time.monotonic()) as connection:
                 with _cut_at(connection, answer_by):
-                    if rollback:
-                        rows = await _roll_back(connection, statement, parameters)
+                    if rollback or connection.local_settings is not None:
+                        rows = await _in_transaction(connection, statement, parameters, rollback=rollback)
                     else:
                         rows = await (await connection.execute(statement, parameters)).fetchall()
                 if connection.left_standby_behind:
@@ -336,13 +425,21 @@ async def send(
         except (PoolTimeout, PoolClosed):
             raise Problem("outcome_unknown" if sent else "database_unavailable") from None
         except psycopg.Error as error:
-            rolled_back = left_nothing_behind(error)
+            unsent = poolers.was_never_sent(error)
+            rolled_back = unsent or left_nothing_behind(error)
+            lost_statement = isinstance(error, poolers.LOST_STATEMENT)
+            if lost_statement:
+                log.warning("prepared statement lost", error=poolers.explained(error))
+                await pool.lost_statement(connection)
             sent = sent or not rolled_back
             if not rolled_back or isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
                 await pool.renew()
             collided = isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected)
-            again = (collided or not rolled_back) and attempt < _ATTEMPTS_MAX and time.monotonic() < answer_by
+            transient = collided or lost_statement or unsent or not rolled_back
+            again = transient and attempt < _ATTEMPTS_MAX and time.monotonic() < answer_by
             if not again:
+                if unsent and not sent:
+                    raise Problem("database_unavailable") from error
                 if sent and not _is_an_answer(error):
                     raise Problem("outcome_unknown") from error
                 raise
@@ -354,6 +451,40 @@ async def send(
 def _is_an_answer(error: psycopg.Error) -> bool:
     """Return whether it is what the request deserves, whenever it is sent: malformed, or a value out of range."""
     return (error.sqlstate or "")[:2] in ("TL", "22", "54")
+
+
+async def _in_transaction(
+    connection: Connection, statement: bytes, parameters: list[Any], *, rollback: bool
+) -> list[DictRow]:
+    """Execute in a transaction that is set up for it, where the session is not.
+
+    It is all sent at once, so that no lock waits for the network.
+    """
+    if connection.local_settings is None:
+        return await _roll_back(connection, statement, parameters)
+    try:
+        async with connection.pipeline():
+            await _bare(connection, BEGIN)
+            # What another client has left behind would lose what we acknowledge.
+            await _bare(connection, "set local synchronous_commit to default")
+            await connection.execute(connection.local_settings.encode())
+            cursor = await connection.execute(statement, parameters)
+            await _bare(connection, "rollback" if rollback else "commit")
+    except psycopg.Error:
+        if connection.pgconn.transaction_status == TransactionStatus.INERROR:
+            with suppress(psycopg.Error):  # it was taken back all the same
+                await _bare(connection, "rollback")
+        raise
+    return await cursor.fetchall()
+
+
+async def _bare(connection: Connection, statement: str) -> None:
+    """Execute what psycopg takes no notice of: after a rollback it would deallocate all that is prepared."""
+    threshold, connection.prepare_threshold = connection.prepare_threshold, None
+    try:
+        await connection.execute(statement.encode())
+    finally:
+        connection.prepare_threshold = threshold
 
 
 async def _roll_back(connection: Connection, statement: bytes, parameters: list[Any]) -> list[DictRow]:

@@ -9,6 +9,7 @@ import msgspec
 import psycopg
 import structlog
 
+from service import poolers
 from service.installation import error_catalogue
 from service.logs import FailureLog
 
@@ -167,7 +168,8 @@ def add_handlers(app: falcon.asgi.App[Any, Any]) -> None:
         if problem.body["code"] == "internal_error":
             log.error("request failed", request_id=req.context.request_id, path=req.path, exc_info=error)
         elif problem.status >= 500:  # noqa: PLR2004
-            failures.add(problem.body["code"], request_id=req.context.request_id, path=req.path, error=str(error))
+            reason = poolers.explained(error.__cause__ or error)
+            failures.add(problem.body["code"], request_id=req.context.request_id, path=req.path, error=reason)
         resp.status = problem.status
         resp.set_headers(problem.headers)
         resp.content_type = "application/problem+json"

@@ -10,13 +10,19 @@ _SET_OPTION = 160_000
 
 # The login itself, and each role that it can take by `set role`, or by granting it to itself first. Attributes such as
 # superuser are not inherited; privileges on objects are, and has_..._privilege() knows of it.
-_RIGHTS = """
-with usable as (
-    select r.* from pg_roles as r
+RIGHTS = """
+with login as (
+    select coalesce(%(login)s::text, session_user::text)::name as name
+),
+usable as (
+    select
+        r.*,
+        r.rolname = login.name as is_login
+    from pg_roles as r, login
     where
-        r.rolname = %(login)s
-        or pg_has_role(%(login)s, r.oid, %(take)s)
-        or pg_has_role(%(login)s, r.oid, 'member with admin option')
+        r.rolname = login.name
+        or pg_has_role(login.name, r.oid, %(take)s)
+        or pg_has_role(login.name, r.oid, 'member with admin option')
 ),
 relations as (
     select c.oid, c.relname, c.relkind from pg_class as c
@@ -27,6 +33,7 @@ functions as (
 )
 select
     u.rolname::text as role,
+    u.is_login,
     u.rolsuper,
     u.rolcreaterole,
     u.rolreplication,
@@ -69,7 +76,7 @@ select
         order by 1
     ) as calls
 from usable as u
-order by u.rolname <> %(login)s, u.rolname
+order by not u.is_login, u.rolname
 """
 
 _ATTRIBUTES = {
@@ -98,14 +105,20 @@ def excess_rights(connection: psycopg.Connection[Any], login: str | None = None)
     Nothing is changed and no role is taken. Also right where no bank is installed, or the roles are missing.
     """
     with connection.cursor(row_factory=dict_row) as cursor:
-        take = "set" if connection.info.server_version >= _SET_OPTION else "member"
-        if login is None:
-            [named] = cursor.execute("select session_user::text as login").fetchall()
-            login = named["login"]
-        rows = cursor.execute(_RIGHTS, {"login": login, "take": take}).fetchall()
+        cursor.execute(RIGHTS, rights_parameters(connection.info.server_version, login))
+        return excess_of(cursor.fetchall())
+
+
+def rights_parameters(server_version: int, login: str | None = None) -> dict[str, str | None]:
+    """Return what RIGHTS is asked with; login: session_user when not given."""
+    return {"login": login, "take": "set" if server_version >= _SET_OPTION else "member"}
+
+
+def excess_of(rows: list[dict[str, Any]]) -> list[str]:
+    """Return what excess_rights() returns, of the rows of RIGHTS."""
     found: list[str] = []
     for row in rows:
-        own = row["role"] == login
+        own: bool = row["is_login"]
         rights = _rights_of(row)
         if row["role"] == "bank_owner":
             # Inherited it is the login's own already.

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 _SETTINGS = {
@@ -15,6 +16,8 @@ _SETTINGS = {
 
 _STATEMENT_SHARE = 0.9
 """Of the deadline: nearly always it is the server that gives up first, and so it is known that nothing was posted."""
+BEGIN = f"begin isolation level {_SETTINGS['default_transaction_isolation']}"
+"""How a transaction of ours begins where the session's settings are not ours."""
 
 _CONNECTION = {
     "connect_timeout": 10,
@@ -30,6 +33,11 @@ def connection_defaults(database_url: str, **settings: int) -> dict[str, Any]:
     """Return how long a connection waits for a server that is gone, where the URL does not say; settings win."""
     asked = conninfo_to_dict(database_url)
     return {name: value for name, value in {**_CONNECTION, **settings}.items() if name not in asked}
+
+
+def application(database_url: str, name: str) -> dict[str, str]:
+    """Return what our sessions are called, where the URL does not say."""
+    return {} if "application_name" in conninfo_to_dict(database_url) else {"application_name": name}
 
 
 def session_options(database_url: str, **settings: str) -> str:
@@ -53,6 +61,36 @@ def service_settings(*, request_timeout_seconds: int, lock_timeout_ms: int) -> d
         # One of them says that a commit did not reach the synchronous standby.
         "client_min_messages": "warning",
     }
+
+
+def set_settings(settings: dict[str, str], role: str, *, backend_pid: int | None = None) -> str:
+    """Return the statement that sets ours, these, and the role, for the session.
+
+    backend_pid: what the server said at the start of the session. Where a pooler has made that up, nothing is set, and
+    no row returned: the session is not ours alone.
+    """
+    condition = "" if backend_pid is None else f" where pg_catalog.pg_backend_pid() = {backend_pid}"
+    return f"select {_set_config({**_SETTINGS, **settings, 'role': role}, local=False)}{condition}"
+
+
+def set_settings_locally(settings: dict[str, str], role: str) -> str:
+    """Return the statement that sets ours, these, and the role, to the end of the transaction, and gives the backend.
+
+    The isolation level is BEGIN's: see BEGIN.
+    """
+    values = {**_SETTINGS, **settings, "role": role}
+    del values["default_transaction_isolation"]
+    backend = "pg_catalog.pg_postmaster_start_time()::text as server, pg_catalog.pg_backend_pid() as pid"
+    return f"select {backend}, {_set_config(values, local=True)}"
+
+
+def _set_config(settings: dict[str, str], *, local: bool) -> str:
+    # Of pg_catalog, whatever search_path somebody else has left behind.
+    calls = (
+        sql.SQL("pg_catalog.set_config({}, {}, {})").format(name, value, local).as_string()
+        for name, value in settings.items()
+    )
+    return ", ".join(calls)
 
 
 def _escape(value: str) -> str:
