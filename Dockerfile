@@ -21,7 +21,7 @@ RUN python -m venv /venv \
 
 FROM ${PYTHON_IMAGE}
 # yoyo notes who migrates and fails half-way when the user has no name: USER gives one also to `docker run --user 4711`.
-RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin pgteller
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin pgteller
 COPY --from=builder /venv /venv
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 USER=pgteller HOST=0.0.0.0 PORT=8000
 USER 10001
