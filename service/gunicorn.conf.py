@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from service import logs
 from service.config import SettingError, Settings
-from service.worker import GunicornLogger, figures_directory
+from service.worker import GunicornLogger, figures_directory, signs_directory
 
 
 def _exit(message: object) -> NoReturn:
@@ -31,6 +31,7 @@ timeout = 30
 keepalive = 75
 backlog = 2048
 proc_name = "pgteller"
+worker_tmp_dir = signs_directory()
 control_socket_disable = True
 logger_class = GunicornLogger
 loglevel = "warning" if _settings.log_level == "info" else _settings.log_level

@@ -23,6 +23,7 @@ log = structlog.get_logger()
 _OTHER_FILES = 104
 """Descriptors besides clients and the pool: 64 refused clients that linger, and 40 for listeners, figures, the log."""
 
+_MEMORY = Path("/dev/shm")  # noqa: S108 - only private files and folders are made in it
 _FIGURES_BYTES_MIN = 8 * 2**20
 """Free room in memory below which the figures go elsewhere: each worker takes less than 1 MiB."""
 
@@ -90,6 +91,21 @@ def connections_that_fit(settings: Settings) -> int:
     return settings.connections_max
 
 
+def signs_directory() -> str | None:
+    """Return where gunicorn keeps each worker's sign of life, an empty file; None: where Python puts such files.
+
+    In memory, which a container has also when its disk is read-only, and which no slow or full disk holds up.
+    Ends the process where no file can be made at all: gunicorn would, with a traceback.
+    """
+    if os.access(_MEMORY, os.W_OK):
+        return str(_MEMORY)
+    try:
+        tempfile.gettempdir()
+    except OSError:
+        sys.exit(f"pgteller cannot write to {_MEMORY} or /tmp: give it one of them, such as by --tmpfs /tmp")
+    return None
+
+
 @cache
 def figures_directory() -> str:
     """Make the folder of the workers' figures: once, for a reload of gunicorn's settings asks again.
@@ -97,9 +113,8 @@ def figures_directory() -> str:
     In memory where there is room, which containers often give little of. Where no folder can be made, the name of one
     that is not there: the service goes on without figures.
     """
-    memory = Path("/dev/shm")  # noqa: S108 - mkdtemp makes a private folder in it
-    in_memory = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= _FIGURES_BYTES_MIN
+    in_memory = os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free >= _FIGURES_BYTES_MIN
     try:
-        return tempfile.mkdtemp(prefix="pgteller-figures-", dir=memory if in_memory else None)
+        return tempfile.mkdtemp(prefix="pgteller-figures-", dir=_MEMORY if in_memory else None)
     except OSError:
         return os.devnull + "/figures"

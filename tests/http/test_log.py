@@ -163,3 +163,36 @@ def test_figures_that_find_no_more_room_end_and_are_kept_no_longer() -> None:
     ended = subprocess.run(command, env=environment, cwd=WORKING_DIRECTORY, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("no room for figures") == 1
+
+
+# ---- a disk that is read-only, as of `docker run --read-only`
+
+
+def with_a_read_only_disk(command: list[str], memory: str) -> list[str]:
+    """Return the command where nothing can be written but a file system in memory as /dev/shm, with these options."""
+    script = f"mount -t tmpfs -o {memory} tmpfs /dev/shm && mount -o remount,bind,ro /"
+    check = f"{script} && ! touch /tmp/x"
+    if subprocess.run(["unshare", "-m", "sh", "-c", check], check=False, capture_output=True).returncode:
+        pytest.skip("the disk cannot be made read-only here")
+    return [shutil.which("unshare") or "", "-m", "sh", "-c", f'{script} && exec "$@"', "sh", *command]
+
+
+def test_a_read_only_disk_does_not_stop_the_service(tmp_path: Path) -> None:
+    with (
+        (tmp_path / "log").open("wb") as log,
+        serving(log.fileno(), lambda command: with_a_read_only_disk(command, "size=64m")) as http,
+    ):
+        failed(http)
+        assert "pgteller_http_requests_total" in httpx.get(f"{http.url}/metrics").text
+
+
+def test_without_a_place_to_write_to_the_service_says_what_to_do_in_one_line() -> None:
+    ended = subprocess.run(
+        with_a_read_only_disk(gunicorn_command(), "ro"),
+        cwd=WORKING_DIRECTORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == "pgteller cannot write to /dev/shm or /tmp: give it one of them, such as by --tmpfs /tmp\n"
