@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from datetime import datetime
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import falcon.asgi
 import msgspec
@@ -101,22 +101,19 @@ async def read_body(req: falcon.asgi.Request, form: type[S]) -> S:
     """Read a JSON body of this form; raises Problem that names the field, ValidationError likewise."""
     if req.query_string:
         read_query(req, form.query)
-    media_type = req.content_type
-    if media_type != "application/json" and (media_type or "").partition(";")[0].strip().lower() != "application/json":
-        raise Problem("unsupported_media_type")
-    encoding = req.context.content_encoding
-    if encoding is not None and encoding.strip(b" \t").lower() not in (b"", b"identity"):
-        detail = "The body is to be sent as it is, with no Content-Encoding other than identity."
-        raise Problem("unsupported_media_type", detail, headers={"Accept-Encoding": "identity"})
+    if req.content_type != "application/json" or req.context.content_encoding is not None:
+        _check_media(req)
     body = await _read(req)
     if not body:
         raise invalid("body", "is required")
-    decoder, json_fields, json_lists = _decoder(form)
+    decoder, required_count, item_forms, json_fields, json_lists = _reader(form)
     try:
         struct: S = decoder.decode(body)
         # So many colons there are at least. When there are no more, no member is there twice.
-        if body.count(b":") != _required_count(form):
-            await _refuse_repeated_members(body, form)
+        if body.count(b":") != required_count:
+            members = _members(body)
+            if item_forms:
+                await _check_members_of_items(members, item_forms)
         _check_json_fields(struct, json_fields)
         looked_bytes = 0
         for name, item_fields in json_lists:
@@ -142,11 +139,9 @@ def _required_count(form: type[Request]) -> int:
     return sum(field.required for field in msgspec.structs.fields(form))
 
 
-async def _refuse_repeated_members(body: bytes, form: type[Request]) -> None:
-    """Raise Problem when a member of a valid body is there twice: readers differ in which of the two they take."""
-    members = _members(body, "")
+async def _check_members_of_items(members: dict[str, msgspec.Raw], item_forms: dict[str, type[Request]]) -> None:
     looked_bytes = 0
-    for name, item_form in _item_forms(form).items():
+    for name, item_form in item_forms.items():
         for number, item in enumerate(msgspec.json.decode(members.get(name, b"[]"), type=list[msgspec.Raw])):
             if bytes(item).count(b":") != _required_count(item_form):
                 _members(item, f"{name}[{number}].")
@@ -156,11 +151,13 @@ async def _refuse_repeated_members(body: bytes, form: type[Request]) -> None:
                     await asyncio.sleep(0)
 
 
-def _members(text: bytes | msgspec.Raw, path: str) -> dict[str, msgspec.Raw]:
-    """Return the members of an object. No name of a member has a colon, so that those outside the values count them."""
+def _members(text: bytes | msgspec.Raw, path: str = "") -> dict[str, msgspec.Raw]:
+    """Return the members of an object of a form; raises Problem when one is there twice.
+
+    Readers differ in which of the two they take. No name has a colon, so that those outside the values count them.
+    """
     members = _decode_members(text)
-    colons = bytes(text).count(b":") - sum([bytes(value).count(b":") for value in members.values()])
-    if colons != len(members):
+    if bytes(text).count(b":") - b"".join(members.values()).count(b":") != len(members):
         name = (_repeated_members(bytes(text)) or ["body"])[-1]  # of the object itself, after those within it
         raise invalid(path + name, "is there more than once" if name != "body" else "has a member more than once")
     return members
@@ -187,22 +184,37 @@ def _repeated_members(text: bytes) -> list[str]:
     return repeated
 
 
-@cache
-def _decoder(form: type[Request]) -> tuple[msgspec.json.Decoder[Any], list[str], list[tuple[str, list[str]]]]:
-    """Return the decoder of a form, the names of its fields that are any JSON, and those in the items of its lists."""
-    json_lists = [(name, fields) for name, item in _item_forms(form).items() if (fields := _json_fields(item))]
-    return msgspec.json.Decoder(form), _json_fields(form), json_lists
+def _check_media(req: falcon.asgi.Request) -> None:
+    if (req.content_type or "").partition(";")[0].strip().lower() != "application/json":
+        raise Problem("unsupported_media_type")
+    if (req.context.content_encoding or b"").strip(b" \t").lower() not in (b"", b"identity"):
+        detail = "The body is to be sent as it is, with no Content-Encoding other than identity."
+        raise Problem("unsupported_media_type", detail, headers={"Accept-Encoding": "identity"})
+
+
+class _Reader(NamedTuple):
+    """How a form is read."""
+
+    decoder: msgspec.json.Decoder[Any]
+    required_count: int
+    item_forms: dict[str, type[Request]]
+    """Of its lists."""
+    json_fields: list[str]
+    """Its fields that are any JSON."""
+    json_lists: list[tuple[str, list[str]]]
+    """The same of the items of its lists."""
 
 
 @cache
-def _item_forms(form: type[Request]) -> dict[str, type[Request]]:
-    """Return the forms of the items of its lists."""
-    return {
+def _reader(form: type[Request]) -> _Reader:
+    item_forms = {
         name: item_form
         for name, hint in get_type_hints(form).items()
         for item_form in get_args(hint)
         if get_origin(hint) is list and issubclass(item_form, Request)
     }
+    json_lists = [(name, fields) for name, item_form in item_forms.items() if (fields := _json_fields(item_form))]
+    return _Reader(msgspec.json.Decoder(form), _required_count(form), item_forms, _json_fields(form), json_lists)
 
 
 def _json_fields(form: type[Any]) -> list[str]:
@@ -289,22 +301,30 @@ def _check_json_object(field: str, text: bytes) -> None:
         raise invalid(field, "is nested too deeply")
     if _may_be_out_of_range(text) and _has_number_out_of_range(text):
         raise invalid(field, "has a number that PostgreSQL does not take")
-    # A colon that is in no string stands after the name of a member.
-    if text.count(b":") != len(value) and _STRING.sub(b"", text).count(b":") != _member_count(value):
+    if text.count(b":") != len(value) and _has_repeated_member(text, value):
         names = [repr(name[:_NAME_CHARACTERS_MAX]) for name in _repeated_members(text)[:1]]
         raise invalid(field, " ".join(["has a member more than once:", *names]).removesuffix(":"))
 
 
-def _member_count(value: Any) -> int:
-    """Return how many members a value and those within it have."""
+def _has_repeated_member(text: bytes, value: Any) -> bool:
+    """Return whether JSON has more colons than its value has: one stands after each name, and any in a string."""
+    if b"\\" in text:  # a colon may be escaped, so those in strings are left out
+        return _STRING.sub(b"", text).count(b":") != _colons(value, of_strings=False)
+    return text.count(b":") != _colons(value, of_strings=True)
+
+
+def _colons(value: Any, *, of_strings: bool) -> int:
     count, unseen = 0, [value]
-    while unseen:
-        each = unseen.pop()
+    for each in unseen:
         if isinstance(each, dict):
             count += len(each)
             unseen += each.values()
+            if of_strings:
+                unseen += each
         elif isinstance(each, list):
             unseen += each
+        elif of_strings and isinstance(each, str):
+            count += each.count(":")
     return count
 
 
