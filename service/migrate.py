@@ -30,6 +30,7 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI, parse_uri
 from yoyo.migrations import Migration
 
+from service import logins, prerequisites
 from service.installation import (
     MIGRATIONS,
     Installed,
@@ -39,6 +40,7 @@ from service.installation import (
     sql_digest,
     sql_files,
 )
+from service.logins import Login
 from service.migration_lock import Connection, MigrationError, Waiting, held
 from service.watch import Watch
 
@@ -74,22 +76,32 @@ where c.relnamespace = 'bank'::regnamespace and c.relkind = 'v' and c.relname = 
 """
 
 
-def migrate(database_owner_url: str, app_password: str | None = None) -> list[str]:
+def migrate(
+    database_owner_url: str, app_password: str | None = None, *, service_login: Login | None = None
+) -> list[str]:
     """Apply what is pending and load sql/ where it differs; return the ids of the migrations applied, in order.
 
-    database_owner_url: a role that may create roles, or is a member of bank_owner. Concurrent calls wait for each
-    other; a second call finds nothing to do. A database of a newer version is left as it is.
+    database_owner_url: a role that may create roles, or, once they are there, a member of bank_owner. Concurrent calls
+    wait for each other; a second call finds nothing to do. A database of a newer version is left as it is.
     app_password: let bank_app log in with it afterwards.
-    Raises psycopg.Error; MigrationError where something was waited for too long, or this version is too old.
+    service_login: the login of the service, to be made, or to get its password and settings anew.
+    Raises psycopg.Error; PrerequisiteError before anything is changed when the database or the login lacks what it
+    takes; MigrationError where something was waited for too long, or this version is too old.
     """
     # yoyo asks for the user's name when it marks a migration: fail before anything is done.
     getpass.getuser()
     with Watch(database_owner_url) as watch, watch.connect() as connection:
+        prerequisites.check(
+            connection, sets_app_password=app_password is not None, makes_logins=service_login is not None
+        )
         applied = _install_first(watch, connection)
         while (step := _step(watch, connection)) is not None:
             applied += step
+        prerequisites.share_account(connection)
         if app_password is not None:
             set_app_password(connection, app_password)
+        if service_login is not None:
+            logins.ensure(connection, service_login)
     return applied
 
 

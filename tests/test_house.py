@@ -278,6 +278,7 @@ def test_sql_is_issued_in_few_places() -> None:
         "migrate.py",
         "migration_lock.py",
         "owner.py",
+        "prerequisites.py",
         "rights.py",
         "watch.py",
     }

@@ -1,0 +1,257 @@
+"""What a database and a login need before a bank is installed or upgraded: asked before anything is changed.
+
+Each fault is one line that names the cause and what mends it.
+"""
+
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from service.logins import LoginError, power_fault
+
+_SERVER_VERSION_MIN = 150_000
+_OPTIONS_OF_MEMBERSHIP = 160_000
+"""From this version on a membership says whether the role may be taken (SET), and CREATEROLE alone grants no role that
+somebody else has made."""
+
+ROLES = ("bank_owner", "bank_app", "bank_reader")
+
+_FACTS = """
+select
+    r.rolname::text as login,
+    r.rolsuper,
+    r.rolcreaterole,
+    current_database()::text as database,
+    pg_is_in_recovery() as is_standby,
+    current_setting('transaction_read_only')::boolean as is_read_only,
+    has_database_privilege(current_database(), 'create') as may_create_schema,
+    current_schema()::text as own_schema,
+    has_schema_privilege(current_schema(), 'create') as may_create_table,
+    to_regnamespace('bank') is not null as has_schema,
+    exists (
+        select from pg_class as c where c.relnamespace = to_regnamespace('bank') and c.relname = 'installation'
+    ) as has_bank,
+    to_regclass('_yoyo_migration') is not null as has_account,
+    array(
+        select t.name from unnest(%(roles)s::text[]) as t (name) where to_regrole(t.name) is null
+    ) as missing_roles,
+    (
+        select pg_has_role(r.oid, a.oid, %(take)s) from pg_roles as a where a.rolname = 'bank_owner'
+    ) as may_take_owner,
+    (
+        select pg_has_role(r.oid, a.oid, 'member with admin option') from pg_roles as a where a.rolname = 'bank_owner'
+    ) as may_grant_owner,
+    (select pg_has_role(r.oid, a.oid, 'member') from pg_roles as a where a.rolname = 'bank_owner') as is_owner,
+    (select pg_has_role(r.oid, a.oid, 'member') from pg_roles as a where a.rolname = 'bank_app') as is_app,
+    (
+        select pg_has_role(r.oid, a.oid, 'member with admin option') from pg_roles as a where a.rolname = 'bank_app'
+    ) as may_grant_app,
+    (
+        select pg_get_userbyid(n.nspowner)::text from pg_namespace as n where n.nspname = 'bank'
+    ) as schema_owner,
+    array(
+        select distinct pg_get_userbyid(c.relowner)::text from pg_class as c
+        where c.relnamespace = to_regnamespace('bank') and pg_get_userbyid(c.relowner) <> 'bank_owner'
+        union
+        select distinct pg_get_userbyid(p.proowner)::text from pg_proc as p
+        where p.pronamespace = to_regnamespace('bank') and pg_get_userbyid(p.proowner) <> 'bank_owner'
+    ) as other_owners,
+    array(
+        select c.relname::text from pg_class as c
+        where
+            c.oid in (
+                to_regclass('_yoyo_migration'),
+                to_regclass('_yoyo_log'),
+                to_regclass('_yoyo_version'),
+                to_regclass('yoyo_lock')
+            )
+            and not (
+                has_table_privilege(c.oid, 'select')
+                and has_table_privilege(c.oid, 'insert')
+                and has_table_privilege(c.oid, 'update')
+                and has_table_privilege(c.oid, 'delete')
+            )
+        order by 1
+    ) as closed_account
+from pg_roles as r where r.rolname = current_user
+"""
+
+# The tables in which yoyo keeps account, of whoever migrated first: those who may take bank_owner may use them too.
+_ACCOUNT = ("_yoyo_migration", "_yoyo_log", "_yoyo_version", "yoyo_lock")
+
+
+class PrerequisiteError(psycopg.OperationalError):
+    """The database cannot be migrated as it is; the message says why and what to do."""
+
+
+def check(connection: psycopg.Connection[Any], *, sets_app_password: bool = False, makes_logins: bool = False) -> None:
+    """Raise PrerequisiteError unless a migration by the connection's login will have what it needs."""
+    version = connection.info.server_version
+    fault = version_fault(version)
+    if fault is not None:  # it may lack the columns that the rest is found by
+        raise PrerequisiteError(fault)
+    facts = facts_of(connection)
+    fault = (
+        _database_fault(facts)
+        or _bank_fault(facts)
+        or _schema_fault(facts)
+        or _role_fault(facts, version)
+        or (_app_password_fault(facts, version) if sets_app_password else None)
+    )
+    if fault is not None:
+        raise PrerequisiteError(fault)
+    if makes_logins and not facts["missing_roles"]:
+        power = power_fault(connection)
+        if power is not None:
+            raise LoginError(f"SERVICE_PASSWORD is set, but the service's login cannot be made: {power}")
+
+
+def version_fault(server_version: int) -> str | None:
+    """Return why PostgreSQL is too old, or None when it is not."""
+    if server_version >= _SERVER_VERSION_MIN:
+        return None
+    return f"PostgreSQL {server_version // 10_000} is too old: pgteller needs 15 to 18. Upgrade the server first"
+
+
+def facts_of(connection: psycopg.Connection[Any]) -> dict[str, Any]:
+    """Return what the catalogues say of the database and of the role of the connection."""
+    take = "set" if connection.info.server_version >= _OPTIONS_OF_MEMBERSHIP else "member"
+    with connection.cursor(row_factory=dict_row) as cursor:
+        [facts] = cursor.execute(_FACTS, {"roles": list(ROLES), "take": take}).fetchall()
+    return facts
+
+
+def share_account(connection: psycopg.Connection[Any]) -> None:
+    """Let every member of bank_owner migrate, not only who did so first; done by the owner of yoyo's tables."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(
+            """
+            select c.relname::text as name from pg_class as c
+            where
+                c.oid in (select to_regclass(t.name) from unnest(%s::text[]) as t (name))
+                and pg_has_role(c.relowner, 'usage')
+                and not has_table_privilege('bank_owner', c.oid, 'delete')
+            """,
+            [list(_ACCOUNT)],
+        ).fetchall()
+        for row in rows:
+            cursor.execute(
+                sql.SQL("grant select, insert, update, delete on {} to bank_owner").format(sql.Identifier(row["name"]))
+            )
+
+
+def quoted(name: str) -> str:
+    """Return a name as SQL takes it, whatever it is."""
+    return sql.Identifier(name).as_string()
+
+
+def _database_fault(facts: dict[str, Any]) -> str | None:
+    if facts["is_standby"]:
+        return "this server is a standby and takes no writes: let DATABASE_OWNER_URL lead to the primary"
+    if facts["is_read_only"]:
+        database, login = quoted(facts["database"]), quoted(facts["login"])
+        return (
+            "transactions are read-only here: let DATABASE_OWNER_URL lead to the primary, or, if that was set by hand, "
+            f"alter database {database} reset default_transaction_read_only (or alter role {login} reset …)"
+        )
+    return None
+
+
+def _bank_fault(facts: dict[str, Any]) -> str | None:
+    """A schema that is there already is a bank of ours, complete and owned as we left it."""
+    if not facts["has_schema"]:
+        return None
+    if not facts["has_bank"]:
+        return (
+            "there is a schema bank in this database that pgteller did not make: rename it, as by "
+            "alter schema bank rename to …, or use another database"
+        )
+    owners = sorted({facts["schema_owner"], *facts["other_owners"]} - {"bank_owner"})
+    if owners or facts["missing_roles"]:
+        what = (
+            f"its objects belong to {', '.join(owners)}, not to bank_owner"
+            if owners
+            else f"this server has no role {', '.join(facts['missing_roles'])}"
+        )
+        return (
+            f"the bank in this database was restored from elsewhere: {what}. `pgteller migrate --adopt` takes it over"
+        )
+    if not facts["has_account"]:
+        return (
+            "the bank in this database has lost the tables in which migrations are noted, _yoyo_migration and others: "
+            "restore the whole database, not its schema bank alone"
+        )
+    return None
+
+
+def _schema_fault(facts: dict[str, Any]) -> str | None:
+    login, database = quoted(facts["login"]), quoted(facts["database"])
+    if not facts["has_schema"] and not facts["may_create_schema"]:
+        return (
+            f"{facts['login']} may not create a schema in database {facts['database']}; the owner of the database or a "
+            f"superuser mends that by: grant create on database {database} to {login}"
+        )
+    if facts["own_schema"] is None:
+        return (
+            f"the search_path of {facts['login']} names no schema that exists, and migrations are noted in its first; "
+            "create schema public mends that"
+        )
+    if not facts["has_account"] and not facts["may_create_table"]:
+        schema = quoted(facts["own_schema"])
+        return (
+            f"{facts['login']} may not create tables in schema {facts['own_schema']}, where migrations are noted; the "
+            f"owner of the database or a superuser mends that by: grant create on schema {schema} to {login}"
+        )
+    if facts["closed_account"]:
+        tables = ", ".join(facts["closed_account"])
+        return (
+            f"{facts['login']} may not use {tables}, where migrations are noted; who migrated before mends that by: "
+            f"grant select, insert, update, delete on {tables} to bank_owner"
+            + ("" if facts["is_owner"] else f"; grant bank_owner to {login}")
+        )
+    return None
+
+
+def _role_fault(facts: dict[str, Any], version: int) -> str | None:
+    if facts["rolsuper"]:
+        return None
+    login = quoted(facts["login"])
+    if facts["missing_roles"] and not facts["rolcreaterole"]:
+        return (
+            f"{facts['login']} may not create the roles {', '.join(facts['missing_roles'])}; a superuser mends that "
+            f"by: alter role {login} createrole"
+        )
+    grants_all = facts["rolcreaterole"] and version < _OPTIONS_OF_MEMBERSHIP
+    # The first migration grants itself what it is no member of yet.
+    joins_owner = not facts["has_schema"] and (grants_all or (facts["may_grant_owner"] and not facts["is_owner"]))
+    if "bank_owner" not in facts["missing_roles"] and not facts["may_take_owner"] and not joins_owner:
+        return (
+            f"{facts['login']} may not take the role bank_owner, which another role has made for this server; "
+            f"that one or a superuser mends it by: grant bank_owner to {login}"
+        )
+    joins_app = facts["has_schema"] or grants_all or facts["may_grant_app"] or facts["is_app"]
+    if "bank_app" not in facts["missing_roles"] and not joins_app:
+        return (
+            f"{facts['login']} is no member of bank_app, and may not make itself one; the role that made bank_app or a "
+            f"superuser mends that by: grant bank_app to {login}"
+        )
+    return None
+
+
+def _app_password_fault(facts: dict[str, Any], version: int) -> str | None:
+    if facts["rolsuper"] or "bank_app" in facts["missing_roles"]:
+        return None
+    login = quoted(facts["login"])
+    mending = []
+    if not facts["rolcreaterole"]:
+        mending.append(f"alter role {login} createrole")
+    if version >= _OPTIONS_OF_MEMBERSHIP and not facts["may_grant_app"]:
+        mending.append(f"grant bank_app to {login} with admin option")
+    if not mending:
+        return None
+    return (
+        f"BANK_APP_PASSWORD is set, but {facts['login']} may not alter bank_app: unset it, or let a superuser run: "
+        f"{'; '.join(mending)}"
+    )
