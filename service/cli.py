@@ -19,6 +19,7 @@ import click
 import psycopg
 
 from service import keys
+from service.adopt import adopt
 from service.config import DECLARED, SettingError, Settings
 from service.correct_times import clock_fault, correct_times
 from service.database_url import shown, without
@@ -137,8 +138,9 @@ def serve(settings: Settings) -> None:
 
 
 @main.command("migrate", epilog="Example: DATABASE_OWNER_URL=postgresql://admin@db/bank pgteller migrate")
+@click.option("--adopt", "adopts", is_flag=True, help="First take over a bank that was restored without its owner.")
 @click.pass_obj
-def migrate_command(settings: Settings) -> None:
+def migrate_command(settings: Settings, *, adopts: bool) -> None:
     """Bring the database to this version: apply pending migrations, load the functions.
 
     Connects to DATABASE_OWNER_URL, else DATABASE_URL: a role that may create roles, or a member of
@@ -147,14 +149,25 @@ def migrate_command(settings: Settings) -> None:
     """
     configured = settings.database_owner_url or settings.database_url
     if configured is not None:
+        if adopts:
+            _adopt(configured)
         applied = migrate(configured, settings.app_password)
     else:
         bank = LocalBank(settings)
         with bank.running(create=True):
+            if adopts:
+                _adopt(bank.owner_url)
             applied = bank.install()
     for migration_id in applied:
         click.echo(f"applied {migration_id}")
     click.echo(f"The database has what this version needs, {last_migration_id()} and its functions.")
+    if adopts:
+        click.echo("Now run `pgteller verify`: it tells whether all of the bank was restored.")
+
+
+def _adopt(url: str) -> None:
+    count = adopt(url)
+    click.echo(f"adopted {count} objects: they belong to bank_owner now" if count else "nothing to adopt")
 
 
 @main.command(epilog="Example: pgteller status || pgteller migrate")

@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 from service.logins import LoginError, power_fault
 
 _SERVER_VERSION_MIN = 150_000
-_OPTIONS_OF_MEMBERSHIP = 160_000
+OPTIONS_OF_MEMBERSHIP = 160_000
 """From this version on a membership says whether the role may be taken (SET), and CREATEROLE alone grants no role that
 somebody else has made."""
 
@@ -117,10 +117,15 @@ def version_fault(server_version: int) -> str | None:
 
 def facts_of(connection: psycopg.Connection[Any]) -> dict[str, Any]:
     """Return what the catalogues say of the database and of the role of the connection."""
-    take = "set" if connection.info.server_version >= _OPTIONS_OF_MEMBERSHIP else "member"
+    take = taking(connection.info.server_version)
     with connection.cursor(row_factory=dict_row) as cursor:
         [facts] = cursor.execute(_FACTS, {"roles": list(ROLES), "take": take}).fetchall()
     return facts
+
+
+def taking(server_version: int) -> str:
+    """Return the privilege of pg_has_role() that says whether a role may be taken."""
+    return "set" if server_version >= OPTIONS_OF_MEMBERSHIP else "member"
 
 
 def share_account(connection: psycopg.Connection[Any]) -> None:
@@ -223,7 +228,7 @@ def _role_fault(facts: dict[str, Any], version: int) -> str | None:
             f"{facts['login']} may not create the roles {', '.join(facts['missing_roles'])}; a superuser mends that "
             f"by: alter role {login} createrole"
         )
-    grants_all = facts["rolcreaterole"] and version < _OPTIONS_OF_MEMBERSHIP
+    grants_all = facts["rolcreaterole"] and version < OPTIONS_OF_MEMBERSHIP
     # The first migration grants itself what it is no member of yet.
     joins_owner = not facts["has_schema"] and (grants_all or (facts["may_grant_owner"] and not facts["is_owner"]))
     if "bank_owner" not in facts["missing_roles"] and not facts["may_take_owner"] and not joins_owner:
@@ -247,7 +252,7 @@ def _app_password_fault(facts: dict[str, Any], version: int) -> str | None:
     mending = []
     if not facts["rolcreaterole"]:
         mending.append(f"alter role {login} createrole")
-    if version >= _OPTIONS_OF_MEMBERSHIP and not facts["may_grant_app"]:
+    if version >= OPTIONS_OF_MEMBERSHIP and not facts["may_grant_app"]:
         mending.append(f"grant bank_app to {login} with admin option")
     if not mending:
         return None

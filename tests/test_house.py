@@ -272,6 +272,7 @@ def test_sql_is_issued_in_few_places() -> None:
         if re.search(r"\.execute\(|\.executemany\(", path.read_text())
     }
     of_the_commands = {
+        "adopt.py",
         "local.py",
         "logins.py",
         "logins_command.py",
