@@ -180,7 +180,7 @@ def status(settings: Settings) -> None:
     with database_url(settings, as_owner=False) as url:
         with psycopg.connect(url, **connection_defaults(url)) as connection:
             version = connection.info.server_version
-        installed = installed_version(url)
+        installed = installed_version(url, settings.database_pooler)
     fault = NOT_INSTALLED if installed is None else installed.fault
     if fault is not None or installed is None:
         state = fault
@@ -209,7 +209,10 @@ def verify(settings: Settings, *, ledger_id: int | None, place: str | None, whol
     """
     if whole and place is not None:
         raise click.UsageError("--from cannot be used with --whole")
-    with database_url(settings, as_owner=False) as url, connect(url, "bank_app") as connection:
+    with (
+        database_url(settings, as_owner=False) as url,
+        connect(url, "bank_app", pooler=settings.database_pooler) as connection,
+    ):
         try:
             if whole:
                 verify_whole(connection, ledger_id=ledger_id)
@@ -235,7 +238,7 @@ def correct_times_command(settings: Settings, *, dry_run: bool) -> None:
     Set the clock right first. Transactions and entries get a time between those around them; amounts, balances
     and versions stay. The bank may run meanwhile, and running it again does no harm. Connects as migrate does.
     """
-    with database_url(settings, as_owner=True) as url, connect(url) as owner:
+    with database_url(settings, as_owner=True) as url, connect(url, pooler=settings.database_pooler) as owner:
         fault = clock_fault(owner, datetime.now(UTC))
         if fault is not None:
             raise click.ClickException(fault)
@@ -367,7 +370,10 @@ def keys_create(
     if sys.stdout is None:
         raise click.ClickException("stdout is closed: nobody would see the key")
     key = keys.make()
-    with database_url(settings, as_owner=True) as url, connect(url, answer_seconds_max=ANSWER_SECONDS_MAX) as owner:
+    with (
+        database_url(settings, as_owner=True) as url,
+        connect(url, answer_seconds_max=ANSWER_SECONDS_MAX, pooler=settings.database_pooler) as owner,
+    ):
         try:
             (created,) = call(
                 owner,
@@ -396,7 +402,10 @@ def keys_create(
 @click.pass_obj
 def keys_list(settings: Settings) -> None:
     """List the keys, also expired and revoked ones, oldest first."""
-    with database_url(settings, as_owner=True) as url, connect(url, answer_seconds_max=ANSWER_SECONDS_MAX) as owner:
+    with (
+        database_url(settings, as_owner=True) as url,
+        connect(url, answer_seconds_max=ANSWER_SECONDS_MAX, pooler=settings.database_pooler) as owner,
+    ):
         rows = call(owner, "list_api_keys")
     table = [("ID", "LEDGER", "NAME", "STATE", "CREATED", "SCOPES")]
     table += [
@@ -421,7 +430,10 @@ def keys_list(settings: Settings) -> None:
 @click.pass_obj
 def keys_revoke(settings: Settings, api_key_id: int) -> None:
     """End the key with this ID (see `pgteller keys list`) for good; a second time changes nothing."""
-    with database_url(settings, as_owner=True) as url, connect(url, answer_seconds_max=ANSWER_SECONDS_MAX) as owner:
+    with (
+        database_url(settings, as_owner=True) as url,
+        connect(url, answer_seconds_max=ANSWER_SECONDS_MAX, pooler=settings.database_pooler) as owner,
+    ):
         (revoked,) = call(owner, "revoke_api_key", api_key_id=api_key_id)
     if revoked["api_key_id"] is None:
         raise click.ClickException(f"there is no key {api_key_id}: see `pgteller keys list`")

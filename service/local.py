@@ -23,6 +23,7 @@ from service.config import Settings
 from service.embedded import DirectoryInUseError, EmbeddedPostgres, EmbeddedPostgresError
 from service.migrate import migrate, set_app_password
 from service.owner import OwnerConnection, call, connect
+from service.poolers import PoolerInTheWayError
 from service.watch import Watch
 
 DATABASE = "bank"
@@ -180,6 +181,8 @@ def database_url(settings: Settings, *, as_owner: bool) -> Iterator[str]:
     """
     urls = [settings.database_url, settings.database_owner_url]
     configured = [url for url in (reversed(urls) if as_owner else urls) if url is not None]
+    if as_owner and configured and settings.database_pooler == "transaction" and settings.database_owner_url is None:
+        raise PoolerInTheWayError
     if configured:
         yield configured[0]
         return

@@ -28,7 +28,7 @@ from service.http_service import (
 )
 from service.installation import NOT_INSTALLED
 from service.local import LocalBank
-from service.owner import installed_version, one_line
+from service.owner import check_login, installed_version, one_line
 
 POLL_SECONDS = 0.1
 PAUSE_SECONDS_MAX = 15.0
@@ -50,7 +50,9 @@ def serve_configured(settings: Settings, database_url: str) -> NoReturn:
     settings = claim_port(settings)
     place = shown(database_url)
     try:
-        installed = installed_version(database_url)
+        installed = installed_version(database_url, settings.database_pooler)
+        if installed is not None:
+            check_login(database_url, settings.database_pooler)
     except psycopg.Error as error:
         raise HttpServiceError(f"cannot use DATABASE_URL, {place}: {one_line(error)}") from None
     fault = NOT_INSTALLED if installed is None else installed.fault

@@ -13,7 +13,8 @@ import os
 import socket
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -21,7 +22,8 @@ import click
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from service.session import connection_defaults, session_options
+from service import poolers
+from service.session import connection_defaults, session_options, set_settings, set_settings_locally
 
 ASK_SECONDS = 10.0
 """From one question to the next."""
@@ -50,12 +52,30 @@ left join pg_stat_activity as a on a.pid = any(%s)
 """
 
 
+_BACKEND = "select pg_postmaster_start_time()::text as server, pg_backend_pid() as pid"
+
+
 class SilentServerError(psycopg.OperationalError):
     """PostgreSQL does not answer; the message says for how long."""
 
 
-class _Connection(psycopg.Connection[Any]):
+class Connection(psycopg.Connection[Any]):
+    """A connection of a command that is watched over."""
+
     watch: "Watch"
+    local_settings: str | None = None
+    """What sets up each transaction behind a pooler; None where the session is ours."""
+
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """A transaction that is set up as the session would be, where a pooler is between; nothing where none is."""
+        if self.local_settings is None:
+            yield
+            return
+        self.watch.forget(self)  # none of the server's serves us until it has begun
+        with self.transaction():
+            self.watch.note(self, self.local_settings)
+            yield
 
     def cancel_safe(self, *, timeout: float = CANCEL_SECONDS_MAX) -> None:
         """Cancel what runs; let go of a server that does not even take the request, so that Ctrl-C ends us."""
@@ -67,7 +87,7 @@ class _Connection(psycopg.Connection[Any]):
 
 
 class _Session(NamedTuple):
-    connection: _Connection
+    connection: Connection
     server: str
     pid: int
 
@@ -79,10 +99,12 @@ class Watch:
     Within it an error may say that the connection was lost; it leaves as SilentServerError if that is the reason.
     """
 
-    def __init__(self, database_url: str, seconds_max: float | None = None) -> None:
+    def __init__(self, database_url: str, seconds_max: float | None = None, *, pooler: str = "auto") -> None:
+        """pooler: as the setting DATABASE_POOLER has it."""
         self._url = database_url
+        self._pooler = pooler
         self._seconds_max = seconds_max
-        self._connections: list[_Connection] = []
+        self._connections: list[Connection] = []
         self._sessions: list[_Session] = []
         self._done = threading.Event()
         self._verdict: str | None = None
@@ -103,20 +125,61 @@ class Watch:
         if self._verdict is not None and isinstance(exception, Exception):
             raise SilentServerError(self._verdict) from None
 
-    def connect(self, **settings: Any) -> psycopg.Connection[Any]:
-        """Connect, every statement a transaction of its own."""
-        settings = {"autocommit": True, "options": session_options(self._url), "client_encoding": "UTF8", **settings}
-        connection = _Connection.connect(self._url, **connection_defaults(self._url), **settings)
+    def connect(self, **settings: Any) -> Connection:
+        """Connect to the server itself, every statement a transaction of its own.
+
+        Raises PoolerInTheWayError where a pooler is between.
+        """
+        try:
+            connection = self._connect(**{"options": session_options(self._url), **settings})
+        except psycopg.OperationalError as error:
+            if poolers.refuses_options(error):
+                raise poolers.PoolerInTheWayError from None
+            raise
+        backend_pid = self.note(connection, _BACKEND)
+        if self._pooler != "none" and backend_pid != connection.info.backend_pid:
+            connection.close()
+            raise poolers.PoolerInTheWayError
+        return connection
+
+    def connect_anyhow(self, role: str, session_settings: dict[str, str], **settings: Any) -> Connection:
+        """Connect, and take the role, also where a pooler is between: call the database within begun()."""
+        connection = self._connect(**settings)
+        if self._pooler != "transaction":
+            pid = connection.info.backend_pid if self._pooler == "auto" else None
+            if connection.execute(set_settings(session_settings, role, backend_pid=pid).encode()).rowcount:
+                self.note(connection, _BACKEND)
+                return connection
+        connection.prepare_threshold = None
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        connection.local_settings = set_settings_locally(session_settings, role)
+        return connection
+
+    def _connect(self, **settings: Any) -> Connection:
+        settings = {"autocommit": True, "client_encoding": "UTF8", **settings}
+        connection = Connection.connect(self._url, **connection_defaults(self._url), **settings)
         connection.watch = self
         self._connections.append(connection)
         if self._verdict is not None:
             connection.close()
             raise SilentServerError(self._verdict)
-        with connection.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
-            # Not the pid that the connection knows: a pooler between us makes that up.
-            cursor.execute("select pg_postmaster_start_time()::text, pg_backend_pid()")
-            self._sessions += [_Session(connection, *row) for row in cursor]
         return connection
+
+    def note(self, connection: Connection, statement: str) -> int:
+        """Note which backend serves the connection now, and return its pid; it is the server that is asked.
+
+        Not the pid that the connection knows: a pooler between us makes that up.
+        """
+        with connection.cursor(row_factory=psycopg.rows.dict_row) as cursor:
+            [row] = cursor.execute(statement.encode()).fetchall()
+        self.forget(connection)
+        self._sessions.append(_Session(connection, row["server"], row["pid"]))
+        pid: int = row["pid"]
+        return pid
+
+    def forget(self, connection: Connection) -> None:
+        """Forget which backend serves it: behind a pooler none does until a transaction begins."""
+        self._sessions = [session for session in self._sessions if session.connection is not connection]
 
     def give_up(self, verdict: str) -> None:
         """End the connections, so that nobody waits for them any longer; those to come are refused."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import psutil
@@ -36,7 +37,12 @@ def wait_for(condition: Callable[[], bool], what: str, seconds_max: float = WAIT
 class HttpServer:
     """gunicorn as a child process that ends with us. Start it from the main thread, see service/launcher.py."""
 
+    pooler: ClassVar[Callable[[str], str] | None] = None
+    """Makes a URL one that leads through a pooler, where services are to go through one."""
+
     def __init__(self, database_url: str, **settings: int) -> None:
+        if HttpServer.pooler is not None:
+            database_url = HttpServer.pooler(database_url)
         # mypy takes **settings for every field of Settings.
         self.settings = claim_port(replace(Settings(), database_url=database_url, port=0, **settings))  # type: ignore[arg-type]
         self.address = (self.settings.host, self.settings.port)

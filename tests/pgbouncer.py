@@ -36,9 +36,16 @@ def command() -> list[str] | None:
 
 
 needs_pgbouncer = pytest.mark.skipif(
-    command() is None,
-    reason="PGBOUNCER IS NOT INSTALLED: nothing is tested behind a pooler (apt-get install pgbouncer)",
+    command() is None, reason="PGBOUNCER IS NOT INSTALLED, nothing is tested behind a pooler: apt-get install pgbouncer"
 )
+
+POOL_MODE = os.environ.get("PGTELLER_TEST_POOLER")
+"""Where set, the services of tests/http go through a PgBouncer in this mode."""
+
+
+def direct_only(reason: str) -> pytest.MarkDecorator:
+    """Mark a test that looks at what only a direct connection has."""
+    return pytest.mark.skipif(POOL_MODE is not None, reason=f"not behind a pooler: {reason}")
 
 
 class PgBouncer:
@@ -51,13 +58,12 @@ class PgBouncer:
         self._server = server
         with psycopg.connect(server.conninfo("postgres")) as connection:
             host, port = connection.info.host, connection.info.port
+        self._direct = f"?host={quote(host, safe='')}&port={port}"
         data = Path(host).stat()
         self._user = (data.st_uid, data.st_gid) if os.geteuid() == 0 else None
         self.directory = Path(tempfile.mkdtemp(prefix="pgteller-pooler-"))
         self._log = self.directory / "log"
-        users = "".join(
-            f'"{name}" "{password}"\n' for name, password in [*passwords.items(), (_ADMIN, _ADMIN_PASSWORD)]
-        )
+        users = "".join(f'"{name}" "{word}"\n' for name, word in [*passwords.items(), (_ADMIN, _ADMIN_PASSWORD)])
         chosen = {
             "listen_addr": "",
             "listen_port": _PORT,
@@ -84,9 +90,10 @@ class PgBouncer:
                 os.chown(path, *self._user)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def url(self, dbname: str, user: str, password: str) -> str:
+    def of(self, url: str) -> str:
+        """Return a URL of the server as one that leads through here; any other as it is."""
         host = quote(str(self.directory), safe="")
-        return f"postgresql://{user}:{quote(password, safe='')}@/{dbname}?host={host}&port={_PORT}"
+        return url.replace(self._direct, f"?host={host}&port={_PORT}")
 
     def start(self) -> None:
         """Start it and return when it takes connections."""
@@ -127,7 +134,7 @@ class PgBouncer:
 
     def admin(self, order: str) -> list[tuple[Any, ...]]:
         """Give it an order, such as PAUSE, or ask it for a list."""
-        url = self.url("pgbouncer", _ADMIN, _ADMIN_PASSWORD)
+        url = self.of(self._server.conninfo("pgbouncer", _ADMIN, _ADMIN_PASSWORD))
         with psycopg.connect(url, autocommit=True, cursor_factory=psycopg.ClientCursor) as connection:
             cursor = connection.execute(order.encode())
             return cursor.fetchall() if cursor.description else []

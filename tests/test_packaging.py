@@ -26,7 +26,7 @@ from service.embedded import EmbeddedPostgres
 from service.http_service import claim_port
 from service.installation import MIGRATIONS, ROOT, SQL, last_migration_id
 from service.migrate import migrate
-from service.owner import installation_fault
+from service.owner import installed_version
 from tests.conftest import APP_PASSWORD
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -371,15 +371,20 @@ def test_an_owner_that_is_no_superuser_can_migrate_serve_and_give_bank_app_a_pas
     assert migrate(owner_url)[-1] == last_migration_id()
     assert _attributes(owner_url) == (False, False)
     # As the service does: log in as the owner, then `set role bank_app`.
-    assert installation_fault(owner_url) is None
+    assert is_current(owner_url)
 
     password = "p'ss w/rd%:@"
     assert migrate(owner_url, password) == []
     assert _attributes(owner_url) == (True, False)
-    assert installation_fault(hosted.conninfo("hosted", "bank_app", password)) is None
+    assert is_current(hosted.conninfo("hosted", "bank_app", password))
 
     migrate(owner_url)
-    assert installation_fault(hosted.conninfo("hosted", "bank_app", password)) is None
+    assert is_current(hosted.conninfo("hosted", "bank_app", password))
+
+
+def is_current(database_url: str) -> bool:
+    installed = installed_version(database_url)
+    return installed is not None and installed.is_newest
 
 
 def _attributes(database_url: str) -> tuple[Any, ...]:

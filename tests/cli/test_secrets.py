@@ -256,7 +256,7 @@ def python(code: str, **environment: str) -> str:
 def test_a_traceback_of_a_command_has_stars_where_a_secret_was() -> None:
     code = """if True:
         from service import cli
-        cli.shown = cli.installation_fault = None
+        cli.shown = None
         cli.main.commands["status"].callback = lambda: {}["DATABASE_URL is " + __import__("os").environ["DATABASE_URL"]]
         cli.main()
     """

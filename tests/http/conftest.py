@@ -12,8 +12,9 @@ from psycopg import sql
 
 from service.embedded import EmbeddedPostgres
 from service.owner import call, connect
-from tests.conftest import Bank, Connection
+from tests.conftest import APP_PASSWORD, Bank, Connection
 from tests.http_server import HttpServer, create_key, violations
+from tests.pgbouncer import POOL_MODE, PgBouncer
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,22 @@ class Service:
 
     def create_key(self, *scopes: str, ledger_id: int = 1) -> str:
         return create_key(self.bank, *scopes, ledger_id=ledger_id)[0]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def pooler(server: EmbeddedPostgres) -> Iterator[None]:
+    """Let every service of these tests go through a PgBouncer, where PGTELLER_TEST_POOLER names its mode."""
+    if POOL_MODE is None:
+        yield
+        return
+    pooler = PgBouncer(server, {"bank_app": APP_PASSWORD}, POOL_MODE, default_pool_size=20)
+    try:
+        pooler.start()
+        HttpServer.pooler = pooler.of
+        yield
+    finally:
+        HttpServer.pooler = None
+        pooler.close()
 
 
 @pytest.fixture(scope="session")
