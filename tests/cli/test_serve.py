@@ -298,4 +298,4 @@ def test_with_a_database_url_it_does_not_migrate(run: Run, bank: Bank) -> None:
     shown = run("serve", PORT="0")
     assert shown.exit_code == 1
     assert "its last migration is 0000.older" in shown.stderr
-    assert "Run `pgteller migrate`" in shown.stderr
+    assert "run `pgteller migrate`" in shown.stderr
