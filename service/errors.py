@@ -163,8 +163,6 @@ def add_handlers(app: falcon.asgi.App[Any, Any]) -> None:
         req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Exception, params: dict[str, Any]
     ) -> None:
         problem = _problem(error)
-        if req.method in ("GET", "HEAD"):
-            problem = problem.of_a_read()
         if problem.body["code"] == "internal_error":
             log.error("request failed", request_id=req.context.request_id, path=req.path, exc_info=error)
         elif problem.status >= 500:  # noqa: PLR2004
