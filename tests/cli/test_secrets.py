@@ -139,6 +139,27 @@ def test_no_command_shows_a_secret_of_a_database_that_answers(bank: Bank, comman
     assert not [secret for secret in secrets if secret in said]
 
 
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    file = tmp_path / "rows.csv"
+    file.write_text("account_id,transaction_type,amount_minor,source_trans_id\nada,credit,7,1\n")
+    return file
+
+
+def test_import_shows_no_key(rows: Path, tmp_path: Path) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_text(f"pgt_{SECRET}\n")
+    for key in (["--key", f"pgt_{SECRET}"], ["--key-file", str(key_file)]):
+        ended = run_command(("import", str(rows), "--url", f"http://{UNREACHABLE}", *key), {"LOG_LEVEL": "debug"})
+        assert ended.exit_code == 1
+        assert "nothing answers at" in ended.output
+        assert SECRET not in ended.output
+    ended = run_command(("import", str(rows), "--url", f"http://somebody:{SECRET}@{UNREACHABLE}"), {})
+    assert ended.exit_code == 2
+    assert "has an @ in it" in ended.output
+    assert SECRET not in ended.output
+
+
 # ---- processes ---------------------------------------------------------------------------------------------
 
 
@@ -152,7 +173,9 @@ def processes(process: subprocess.Popen[bytes]) -> Iterator[psutil.Process]:
     yield from psutil.Process(process.pid).children(recursive=True)
 
 
-def test_a_service_shows_no_secret_in_its_log_its_answers_or_its_command_line(bank: Bank, output: Path) -> None:
+def test_a_service_shows_no_secret_in_its_log_its_answers_or_its_command_line(
+    bank: Bank, output: Path, rows: Path
+) -> None:
     owner_password = str(conninfo_to_dict(bank.owner_url)["password"])
     environment = {
         **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
@@ -179,6 +202,10 @@ def test_a_service_shows_no_secret_in_its_log_its_answers_or_its_command_line(ba
         for path in ("/health/ready", "/metrics", "/v1/accounts/1"):
             answer = httpx.get(url + path, headers={"Authorization": f"Bearer pgt_{SECRET}"})
             said += answer.text + str(answer.headers)
+        imported = run_command(("import", str(rows), "--url", url, "--key", f"pgt_{SECRET}"), environment)
+        assert imported.exit_code == 1
+        assert "is refused: Send `Authorization: Bearer KEY`" in imported.output
+        said += imported.output
         for each in processes(process):
             said += json.dumps(each.cmdline())
             environ = json.dumps(each.environ())
