@@ -104,6 +104,66 @@ def test_jsonb_takes_whatever_a_body_may_have_as_metadata(app: Connection, value
     app.execute("select %s::jsonb", [accepted])
 
 
+names = st.sampled_from(['"a"', '"\\u0061"', '"a:"', '"a\\u003a"', '"\\\\"', '"b\\":"', '""', '"b"'])
+texts = st.sampled_from(['":"', '"a::b"', '"\\u003a"', '"\\":\\""', '"{\\"a\\":1}"', "1", "null", "[]", "{}"])
+nested = st.recursive(
+    texts,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3).map(lambda each: "[" + ",".join(each) + "]"),
+        st.lists(st.tuples(names, blanks.filter(str.isascii), inner), max_size=3).map(
+            lambda members: (
+                "{" + ",".join(f"{name}{blank.strip(chr(12))}:{value}" for name, blank, value in members) + "}"
+            )
+        ),
+    ),
+    max_leaves=6,
+)
+
+
+def has_a_member_twice(text: str) -> bool:
+    found: list[bool] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        found.append(len(dict(pairs)) != len(pairs))
+
+    json.loads(text, object_pairs_hook=look)
+    return any(found)
+
+
+@settings(max_examples=300, deadline=None)
+@given(members=st.lists(st.tuples(names, nested), max_size=4))
+def test_a_member_is_refused_exactly_when_a_parser_sees_it_twice(members: list[tuple[str, str]]) -> None:
+    metadata = "{" + ",".join(f"{name}: {value}" for name, value in members) + "}"
+    if has_a_member_twice(metadata):
+        with pytest.raises(Problem) as caught:
+            read(metadata.encode())
+        assert "more than once" in caught.value.body["detail"]
+    else:
+        assert read(metadata.encode()) == metadata
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    members=st.lists(
+        st.tuples(
+            st.sampled_from(['"description"', '"external_id"', '"\\u0064escription"', '"metadata"']),
+            st.sampled_from(['":"', '"\\u003a"', "null", '"\\":\\""', '"a"']),
+            st.sampled_from(["{}", '{"a":1}', '{"a:":"::"}']),
+        ),
+        max_size=4,
+    )
+)
+def test_a_member_of_a_body_likewise(members: list[tuple[str, str, str]]) -> None:
+    parts = [f"{name}: {metadata if 'metadata' in name else text}" for name, text, metadata in members]
+    body = "{" + ",".join(['"amount_minor":1', *parts]) + "}"
+    if has_a_member_twice(body):
+        with pytest.raises(Problem) as caught:
+            asyncio.run(read_body(request(body.encode()), CreditRequest))
+        assert "more than once" in caught.value.body["detail"]
+    else:
+        asyncio.run(read_body(request(body.encode()), CreditRequest))
+
+
 @pytest.mark.parametrize(
     "number",
     [
