@@ -58,6 +58,13 @@ _PATIENT_CONNECTIONS_MAX = 2
 _PATIENT_LOCK_TIMEOUT_MS = 1_000
 """Long enough for the queue of an account that is in demand. What else the call has locked is locked for as long."""
 _MARGIN_SECONDS = 0.05
+_STALE = (
+    psycopg.errors.FeatureNotSupported,  # a prepared statement whose columns are not what they were
+    psycopg.errors.DatatypeMismatch,  # a row type has grown while the call was in a function
+    psycopg.errors.CannotCoerce,
+    psycopg.errors.InternalError_,  # a function was replaced by another one between its name and its call
+)
+"""What a call meets that was under way, or prepared, when a newer version was installed. It was rolled back."""
 
 
 Name = tuple[str, Any, Any]
@@ -414,10 +421,14 @@ async def send(
         try:
             async with pool.connection(timeout=give_up_at - time.monotonic()) as connection:
                 with _cut_at(connection, answer_by):
-                    if rollback or connection.local_settings is not None:
-                        rows = await _in_transaction(connection, statement, parameters, rollback=rollback)
-                    else:
-                        rows = await (await connection.execute(statement, parameters)).fetchall()
+                    try:
+                        rows = await _execute(connection, statement, parameters, rollback=rollback)
+                    except _STALE as error:
+                        if connection.local_settings is not None or not left_nothing_behind(error):
+                            raise
+                        # Prepared, or begun, before the database was migrated: prepared again it is right.
+                        await connection.execute("deallocate all", prepare=False)
+                        rows = await _execute(connection, statement, parameters, rollback=rollback)
                 if connection.left_standby_behind:
                     await connection.close()
                     raise Problem("outcome_unknown")
@@ -427,7 +438,9 @@ async def send(
         except psycopg.Error as error:
             unsent = poolers.was_never_sent(error)
             rolled_back = unsent or left_nothing_behind(error)
-            lost_statement = isinstance(error, poolers.LOST_STATEMENT)
+            # A pooler keeps for all what is stale for one, and gives it to the next connection too.
+            stale_for_all = isinstance(error, _STALE) and connection.local_settings is not None
+            lost_statement = stale_for_all or isinstance(error, poolers.LOST_STATEMENT)
             if lost_statement:
                 log.warning("prepared statement lost", error=poolers.explained(error))
                 await pool.lost_statement(connection)
@@ -453,21 +466,27 @@ def _is_an_answer(error: psycopg.Error) -> bool:
     return (error.sqlstate or "")[:2] in ("TL", "22", "54")
 
 
+async def _execute(connection: Connection, statement: bytes, parameters: list[Any], *, rollback: bool) -> list[DictRow]:
+    if connection.local_settings is not None:
+        return await _in_transaction(connection, connection.local_settings, statement, parameters, rollback=rollback)
+    if rollback:
+        return await _roll_back(connection, statement, parameters)
+    return await (await connection.execute(statement, parameters)).fetchall()
+
+
 async def _in_transaction(
-    connection: Connection, statement: bytes, parameters: list[Any], *, rollback: bool
+    connection: Connection, local_settings: str, statement: bytes, parameters: list[Any], *, rollback: bool
 ) -> list[DictRow]:
-    """Execute in a transaction that is set up for it, where the session is not.
+    """Execute in a transaction that is set up for it, because the session is not.
 
     It is all sent at once, so that no lock waits for the network.
     """
-    if connection.local_settings is None:
-        return await _roll_back(connection, statement, parameters)
     try:
         async with connection.pipeline():
             await _bare(connection, BEGIN)
             # What another client has left behind would lose what we acknowledge.
             await _bare(connection, "set local synchronous_commit to default")
-            await connection.execute(connection.local_settings.encode())
+            await connection.execute(local_settings.encode())
             cursor = await connection.execute(statement, parameters)
             await _bare(connection, "rollback" if rollback else "commit")
     except psycopg.Error:

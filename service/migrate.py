@@ -287,6 +287,8 @@ def _change(
             try:
                 with connection.transaction():
                     _limit_lock_waits(connection)
+                    if migrations:
+                        _hold_up_postings(connection)
                     _apply(backend, migrations)
                     if load:
                         load_sql(connection, breaks_services=breaks_services)
@@ -295,6 +297,16 @@ def _change(
                 time.sleep(_PAUSE_SECONDS)
             else:
                 return
+
+
+def _hold_up_postings(connection: Connection) -> None:
+    """Let the postings that are under way end, and no other begin: they lock accounts first, and then other tables.
+
+    So none of them has what a migration needs and waits for what the migration has. Readers go on.
+    """
+    connection.execute("set local role bank_owner")
+    connection.execute("lock table bank.account in exclusive mode")
+    connection.execute("reset role")
 
 
 def _apply(backend: "_Backend", migrations: Iterable[Migration]) -> None:

@@ -38,6 +38,7 @@ language sql stable as $$
             ('hold', 'check (amount_minor, captured_minor, tolerance_minor)'),
             ('installation', 'primary key (only_row)'),
             ('installation', 'check (only_row)'),
+            ('installed_version', 'primary key (installation_number)'),
             ('ledger', 'primary key (ledger_id)'),
             ('ledger', 'check (name)'),
             ('opening', 'primary key (ledger_id, idempotency_key)'),
