@@ -1,0 +1,250 @@
+"""migrate beside a bank in use: it changes nothing where nothing changed, waits politely, and may be killed."""
+
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from service import migration_lock
+from service.installation import last_migration_id, sql_digest
+from service.migrate import migrate
+from service.migration_lock import MigrationError, installation_lock
+from service.watch import Watch
+from tests.conftest import Bank, Connection
+from tests.helpers import Row, open_account, violations
+from tests.http_server import wait_for
+from tests.migrations.releases import NEXT_MIGRATIONS, next_release, run, start
+from tests.migrations.test_migrate import connect, empty, new_database
+
+__all__ = ["empty", "new_database"]
+
+WRITTEN = """
+select 'function' as kind, oid::text as id, xmin::text from pg_proc where pronamespace = 'bank'::regnamespace
+union all
+select 'relation', oid::text, xmin::text from pg_class
+where relnamespace in ('bank'::regnamespace, 'public'::regnamespace)
+union all
+select 'view', ev_class::text, r.xmin::text from pg_rewrite as r
+inner join pg_class as c on r.ev_class = c.oid and c.relnamespace = 'bank'::regnamespace
+union all
+select 'comment', objoid::text || '.' || objsubid, xmin::text from pg_description where objoid >= 16384
+union all
+select 'installation', '', xmin::text from bank.installation
+union all
+select 'version', installation_number::text, xmin::text from bank.installed_version
+union all
+select 'error', code, xmin::text from bank.error
+union all
+select 'migration', migration_id, xmin::text from _yoyo_migration
+order by 1, 2
+"""
+
+
+def written(connection: Connection) -> list[Row]:
+    return connection.execute(WRITTEN).fetchall()
+
+
+def is_waiting_for(observer: Connection, blocker: psycopg.Connection[Any]) -> bool:
+    query = "select from pg_stat_activity where %s = any(pg_blocking_pids(pid))"
+    return observer.execute(query, [blocker.info.backend_pid]).rowcount > 0
+
+
+def post(bank: Bank) -> None:
+    """A bank that works posts within the patience of a service, and has no violations."""
+    with bank.connect() as app:
+        app.execute("set statement_timeout = '10s'")
+        open_account(app, 100)
+        assert violations(app) == []
+
+
+# ---- nothing changed ---------------------------------------------------------------------------------------
+
+
+def test_where_nothing_changed_nothing_is_written_and_no_lock_is_taken_but_its_own(bank: Bank) -> None:
+    with (
+        connect(bank.owner_url) as observer,
+        bank.connect("bank_owner", autocommit=False) as reader,
+        ThreadPoolExecutor(1) as executor,
+    ):
+        before = written(observer)
+        transactions = "select pg_current_xact_id()::text::bigint as xid"
+        (first,) = observer.execute(transactions).fetchall()
+        # Readers of all tables, views and functions' sources: whoever wants more would wait for them.
+        reader.execute(
+            "do $$ declare r record; begin for r in select oid::regclass as name from pg_class "
+            "where relnamespace = 'bank'::regnamespace and relkind in ('r', 'v') "
+            "loop execute format('lock table %s in access share mode', r.name); end loop; end $$"
+        )
+        assert executor.submit(migrate, bank.owner_url).result(20) == []
+        assert written(observer) == before
+        (last,) = observer.execute(transactions).fetchall()
+    assert last["xid"] == first["xid"] + 1
+
+
+def test_views_whose_text_is_the_same_are_not_replaced(bank: Bank) -> None:
+    views = "select c.relname, r.xmin::text from pg_rewrite as r inner join pg_class as c on r.ev_class = c.oid"
+    with bank.connect("bank_owner") as owner, bank.connect("bank_reader", autocommit=False) as reader:
+        reader.execute("select from bank.posting, bank.account_detail, bank.statement_line limit 1")
+        before = owner.execute(views.encode()).fetchall()
+        owner.execute("update bank.installation set sql_digest = 'another'")
+        assert migrate(bank.owner_url) == []  # while somebody is idle who has read them
+        assert owner.execute(views.encode()).fetchall() == before
+        assert owner.execute("select sql_digest from bank.installation").fetchall() == [{"sql_digest": sql_digest()}]
+
+
+# ---- the history of versions -------------------------------------------------------------------------------
+
+
+def digests(owner: Connection) -> list[str]:
+    rows = owner.execute("select sql_digest from bank.installed_version order by installation_number").fetchall()
+    return [row["sql_digest"] for row in rows]
+
+
+def test_a_version_that_is_installed_again_strikes_out_those_that_came_after_it(bank: Bank) -> None:
+    with bank.connect("bank_owner") as owner:
+        for digest in ("later", "later still"):
+            owner.execute("select bank._install(%s, %s, '{}', '7.7.7', false)", [last_migration_id(), digest])
+        assert digests(owner) == [sql_digest(), "later", "later still"]
+        assert migrate(bank.owner_url) == []
+        assert digests(owner) == [sql_digest()]
+
+
+def test_a_migration_that_breaks_running_services_strikes_out_earlier_versions(bank: Bank, tmp_path: Path) -> None:
+    release = next_release(tmp_path)
+    migration = release / "migrations" / "9002.reference.sql"
+    migration.write_text("-- breaks: running services\n" + migration.read_text())
+    migrated = run(release, "migrate", DATABASE_OWNER_URL=bank.owner_url, PATH="/usr/bin")
+    assert migrated.returncode == 0, migrated.stderr
+    with bank.connect("bank_owner") as owner:
+        assert len(digests(owner)) == 1
+        assert digests(owner) != [sql_digest()]
+    with pytest.raises(MigrationError, match="too old for the database"):
+        migrate(bank.owner_url)
+
+
+# ---- waiting -----------------------------------------------------------------------------------------------
+
+
+def test_whom_it_waits_for_is_said_and_in_the_end_it_gives_up_and_has_done_nothing(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(migration_lock, "REPORT_FIRST_SECONDS", 0.1)
+    monkeypatch.setattr(migration_lock, "WAIT_SECONDS_MAX", 2.0)
+    with (
+        bank.connect("bank_owner", autocommit=False) as reader,
+        bank.connect("bank_owner") as owner,
+        connect(bank.owner_url) as observer,
+    ):
+        owner.execute("update bank.installation set sql_digest = 'another'")
+        owner.execute("alter view bank.limit_detail set (security_barrier = true)")
+        before = written(observer)
+        reader.execute("set application_name = 'closing-time'")
+        reader.execute("select from bank.limit_detail")
+        pid = reader.info.backend_pid
+        with pytest.raises(
+            MigrationError, match=rf"process {pid} \(postgres, closing-time; idle in transaction"
+        ) as raised:
+            migrate(bank.owner_url)
+        assert "select from bank.limit_detail" in str(raised.value)
+        assert f"s now: it waits for process {pid}" in capsys.readouterr().err
+        assert written(observer) == before
+        # Meanwhile others read the view.
+        assert owner.execute("select from bank.limit_detail").fetchall() == []
+        reader.rollback()
+        assert migrate(bank.owner_url) == []
+
+
+def test_a_migrate_that_waits_for_another_says_so_and_finds_its_work_done(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(migration_lock, "REPORT_FIRST_SECONDS", 0.1)
+    said: list[str] = []
+
+    def is_said(words: str) -> bool:
+        said.append(capsys.readouterr().err)
+        return words in "".join(said)
+
+    with ThreadPoolExecutor(1) as executor:
+        with Watch(bank.owner_url) as watch, installation_lock(watch):
+            second = executor.submit(migrate, bank.owner_url)
+            wait_for(lambda: is_said("The lock of whoever migrates or corrects times is waited for"), "it is said")
+            assert not second.done()
+        assert second.result(20) == []
+
+
+def test_nobody_but_the_owner_can_hold_up_a_migrate(bank: Bank) -> None:
+    for mode in ("access share", "exclusive"):
+        with bank.connect(autocommit=False) as app, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            app.execute(f"lock table bank.installation in {mode} mode".encode())
+
+
+# ---- failing and being killed ------------------------------------------------------------------------------
+
+
+def test_a_first_migrate_that_fails_leaves_nothing_behind(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    query = """
+        select 'relation' as kind, oid::regclass::text as name from pg_class where oid >= 16384
+        union all select 'schema', nspname::text from pg_namespace where oid >= 16384
+        union all select 'function', oid::regprocedure::text from pg_proc where oid >= 16384
+        union all select 'type', oid::regtype::text from pg_type where oid >= 16384
+        order by 1, 2
+    """
+    with connect(empty) as connection:
+        before = connection.execute(query).fetchall()
+        monkeypatch.setattr("service.migrate.last_migration_id", lambda: None)  # the last step refuses it
+        with pytest.raises(psycopg.errors.NotNullViolation):
+            migrate(empty)
+        assert connection.execute(query).fetchall() == before
+        monkeypatch.undo()
+        assert migrate(empty)[-1] == last_migration_id()
+
+
+HOLDS_UP = {
+    # Who makes an index concurrently waits for older snapshots.
+    "additions": "lock table pg_catalog.pg_enum in share mode",
+    "changes": "select from bank.transaction for update",
+    "functions": "select from bank.posting",
+    "index": "set transaction isolation level repeatable read; select from bank.currency",
+}
+
+
+@pytest.mark.parametrize("step", HOLDS_UP)
+def test_a_migrate_that_is_killed_leaves_a_bank_that_works_and_the_next_one_completes(
+    bank: Bank, tmp_path: Path, step: str
+) -> None:
+    release = next_release(tmp_path)
+    post(bank)
+    environment = {"DATABASE_OWNER_URL": bank.owner_url, "PATH": "/usr/bin"}
+    role = "postgres" if step == "additions" else "bank_owner"
+    with (
+        bank.connect(role, autocommit=False) as blocker,
+        connect(bank.owner_url) as observer,
+    ):
+        blocker.execute(HOLDS_UP[step].encode())
+        process = start(release, "migrate", **environment)
+        try:
+            wait_for(lambda: is_waiting_for(observer, blocker), "migrate waits")
+            process.send_signal(signal.SIGKILL)
+        finally:
+            process.kill()
+            process.communicate()
+        # Its backend may still wait; the bank works beside it.
+        if step != "additions":
+            post(bank)
+        blocker.rollback()
+        gone = "select from pg_stat_activity where datname = %s and pid <> pg_backend_pid() and query ~ 'alter|index'"
+        wait_for(
+            lambda: observer.execute(gone + " and state = 'active'", [bank.dbname]).rowcount == 0, "its backends end"
+        )
+    post(bank)
+    migrated = run(release, "migrate", **environment)
+    assert migrated.returncode == 0, migrated.stderr
+    with connect(bank.owner_url) as observer:
+        applied = "select migration_id from _yoyo_migration where migration_id like '9%' order by 1"
+        assert [row["migration_id"] for row in observer.execute(applied).fetchall()] == NEXT_MIGRATIONS
+        invalid = "select from pg_index where not indisvalid union all select from pg_constraint where not convalidated"
+        assert observer.execute(invalid).fetchall() == []
+    post(bank)
