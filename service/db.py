@@ -436,8 +436,7 @@ async def send(
         except (PoolTimeout, PoolClosed):
             raise Problem("outcome_unknown" if sent else "database_unavailable") from None
         except psycopg.Error as error:
-            unsent = poolers.was_never_sent(error)
-            rolled_back = unsent or left_nothing_behind(error)
+            rolled_back = left_nothing_behind(error)
             # A pooler keeps for all what is stale for one, and gives it to the next connection too.
             stale_for_all = isinstance(error, _STALE) and connection.local_settings is not None
             lost_statement = stale_for_all or isinstance(error, poolers.LOST_STATEMENT)
@@ -448,11 +447,9 @@ async def send(
             if not rolled_back or isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
                 await pool.renew()
             collided = isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected)
-            transient = collided or lost_statement or unsent or not rolled_back
+            transient = collided or lost_statement or not rolled_back
             again = transient and attempt < _ATTEMPTS_MAX and time.monotonic() < answer_by
             if not again:
-                if unsent and not sent:
-                    raise Problem("database_unavailable") from error
                 if sent and not _is_an_answer(error):
                     raise Problem("outcome_unknown") from error
                 raise

@@ -25,15 +25,6 @@ _MEANINGS = {
     "database is disabled": "the pooler does not serve this database now",
 }
 
-# With these the pooler ends a client that still waits for a connection to the server.
-_NEVER_SENT = (
-    "query_wait_timeout",
-    "no more connections allowed",
-    "server login has been failing",
-    "cannot connect to server",
-    "client_login_timeout",
-)
-
 LOST_STATEMENT = (psycopg.errors.InvalidSqlStatementName, psycopg.errors.DuplicatePreparedStatement)
 """The server does not have what we have prepared, or has what others have: the session is not ours alone."""
 
@@ -71,11 +62,6 @@ def explained(error: BaseException) -> str:
     """Return an error as one line, with what it means if a pooler said it."""
     words = meaning(error)
     return " ".join(str(error).split()) + (f" ({words})" if words else "")
-
-
-def was_never_sent(error: psycopg.Error) -> bool:
-    """Return whether the pooler says that it has not even begun to pass on what was asked."""
-    return error.sqlstate == "08P01" and any(said in str(error) for said in _NEVER_SENT)
 
 
 def refuses_options(error: psycopg.Error) -> bool:

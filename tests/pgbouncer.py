@@ -90,6 +90,12 @@ class PgBouncer:
                 os.chown(path, *self._user)
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """Its process, while it runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def of(self, url: str) -> str:
         """Return a URL of the server as one that leads through here; any other as it is."""
         host = quote(str(self.directory), safe="")

@@ -24,6 +24,7 @@ from tests.conftest import Bank
 from tests.helpers import call
 from tests.http.conftest import balance_of, new_key, open_account, problem_of, transfer
 from tests.http_server import HttpServer, create_key
+from tests.pgbouncer import direct_only
 
 DEFAULTS = [
     {"default_transaction_isolation": "serializable"},
@@ -78,6 +79,7 @@ def story(client: httpx.Client) -> None:
     assert (balance_of(client, ada), balance_of(client, bob)) == (85, 15)
 
 
+@direct_only("a pooler takes no `options`")
 @each_default
 def test_the_service_and_the_commands_work_whatever_the_database_defaults_to(
     bank: Bank, defaults: dict[str, str]

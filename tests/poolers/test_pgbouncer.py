@@ -1,0 +1,344 @@
+"""Behind a real PgBouncer: our rights and settings are nobody else's, commands and errors say what is to be done."""
+
+import asyncio
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from service import db
+from service.config import Settings
+from service.db import Pool
+from service.owner import excess_rights
+from tests.cli.conftest import run_command
+from tests.conftest import APP_PASSWORD, Bank
+from tests.http.conftest import balance_of, new_key, open_account, post, posted, problem_of, transfer
+from tests.http_server import HttpServer, create_key, violations, wait_for
+from tests.pgbouncer import PgBouncer, needs_pgbouncer
+
+pytestmark = needs_pgbouncer
+
+PASSWORD = "password-of-other-logins"
+_numbers = itertools.count(1)
+
+
+@contextmanager
+def pgbouncer(bank: Bank, pool_mode: str = "transaction", **settings: object) -> Iterator[PgBouncer]:
+    """PgBouncer before the bank's server. More logins: `users`, by name, with their passwords."""
+    users = {"bank_app": APP_PASSWORD, **settings.pop("users", {})}  # type: ignore[dict-item]
+    pooler = PgBouncer(bank.server, users, pool_mode, **settings)
+    try:
+        pooler.start()
+        yield pooler
+    finally:
+        pooler.close()
+
+
+@contextmanager
+def serving(url: str, **settings: int) -> Iterator[HttpServer]:
+    http = HttpServer(url, **{"workers": 1, "hold_sweep_seconds": 0, **settings})
+    try:
+        http.start()
+        yield http
+        assert "Traceback" not in http.log(), http.log()
+    finally:
+        http.stop()
+
+
+@contextmanager
+def login(bank: Bank, *rights: str) -> Iterator[str]:
+    """Make a login that is a member of bank_app, with these statements about it, and return its name."""
+    name = f"pooled_{next(_numbers)}"
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        superuser.execute(f"create role {name} login password '{PASSWORD}' in role bank_app".encode())
+        try:
+            for right in rights:
+                superuser.execute(right.format(name).encode())
+            yield name
+        finally:
+            superuser.execute(f"drop owned by {name}".encode())
+            superuser.execute(f"drop role {name}".encode())
+
+
+@pytest.fixture
+def key(bank: Bank) -> str:
+    return create_key(bank)[0]
+
+
+# ---- what is shared, and what is not ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool_mode", ["transaction", "session"])
+def test_money_moves_behind_a_pooler_and_what_fails_leaves_it_usable(bank: Bank, key: str, pool_mode: str) -> None:
+    with pgbouncer(bank, pool_mode) as pooler, serving(pooler.of(bank.app_url)) as http, http.client(key) as client:
+        ada, bob = open_account(client, balance_minor=100), open_account(client)
+        for _ in range(10):
+            posted(transfer(client, ada, bob, 5))
+            problem_of(transfer(client, ada, 10**12, 5), 404, "account_not_found")
+        assert client.post(f"/v1/accounts/{ada}/credit?dry_run=true", json={"amount_minor": 7}, headers=new_key())
+        assert (balance_of(client, ada), balance_of(client, bob)) == (50, 50)
+        with bank.connect("bank_owner") as owner:
+            assert violations(owner) == []
+
+
+def test_nobody_behind_the_pooler_gets_our_role_or_settings_and_we_get_none_of_theirs(bank: Bank) -> None:
+    """One backend for all, so that whatever is left in it reaches the next."""
+    chosen = replace(Settings(), lock_timeout_ms=321)
+    telltale = """
+        create or replace function bank.account(account_id bigint, ledger_id bigint default 1)
+        returns bank.account_detail language plpgsql as $$
+        begin
+            raise exception using errcode = 'TLTEL', message = 'telltale', detail = jsonb_build_object(
+                'role', current_user, 'lock_timeout', current_setting('lock_timeout'),
+                'isolation', current_setting('transaction_isolation'), 'zone', current_setting('timezone'),
+                'date_style', current_setting('datestyle'), 'durable', current_setting('synchronous_commit'),
+                'statement_timeout', current_setting('statement_timeout')
+            );
+        end $$
+    """
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        superuser.execute(telltale.encode())
+    ours = {
+        "role": "bank_app",
+        "lock_timeout": "321ms",
+        "isolation": "read committed",
+        "zone": "UTC",
+        "date_style": "ISO, MDY",
+        "durable": "on",
+        "statement_timeout": "9s",
+    }
+    with login(bank, "create role {0}_other", "grant {0}_other to {0}") as name:
+        users = {name: PASSWORD}
+        with pgbouncer(bank, default_pool_size=1, users=users) as pooler:
+            url = pooler.of(bank.server.conninfo(bank.dbname, name, PASSWORD))
+            try:
+                with psycopg.connect(url, autocommit=True, prepare_threshold=None) as other:
+                    pid = other.execute("select pg_backend_pid()").fetchone()
+                    asyncio.run(_told(replace(chosen, database_url=url)))
+                    row = other.execute(
+                        "select pg_backend_pid(), current_user::text, current_setting('role'),"
+                        " current_setting('lock_timeout'), current_setting('statement_timeout')"
+                    ).fetchone()
+                    assert row == (*(pid or ()), name, "none", "0", "0")
+
+                    for left_behind in (
+                        f"set role {name}_other",
+                        "set lock_timeout = '77s'",
+                        "set statement_timeout = '88s'",
+                        "set default_transaction_isolation = 'serializable'",
+                        "set timezone = 'Asia/Tokyo'",
+                        "set datestyle = 'SQL, DMY'",
+                        "set synchronous_commit = off",
+                    ):
+                        other.execute(left_behind.encode())
+                    told = asyncio.run(_told(replace(chosen, database_url=url)))
+                    assert {**told, "date_style": ours["date_style"]} == ours
+                    assert told["date_style"].startswith("ISO")
+                    shown = other.execute("select current_user::text, current_setting('lock_timeout')").fetchone()
+                    assert shown == (f"{name}_other", "77s")
+            finally:
+                with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+                    superuser.execute(f"drop role {name}_other".encode())
+
+
+async def _told(settings: Settings) -> dict[str, Any]:
+    """Return what the service's own way to call a function finds set."""
+    async with Pool(settings) as pool:
+        try:
+            await db.call(pool, "account", account_id=1)
+        except psycopg.Error as error:
+            assert error.sqlstate == "TLTEL", error
+            told: dict[str, Any] = json.loads(error.diag.message_detail or "")
+            return told
+    raise AssertionError("not told")
+
+
+def test_a_pooler_that_has_fewer_connections_than_the_service_is_enough(bank: Bank, key: str) -> None:
+    with (
+        pgbouncer(bank, default_pool_size=2) as pooler,
+        serving(pooler.of(bank.app_url), pool_connections_max=8) as http,
+        http.client(key) as client,
+    ):
+        accounts = [open_account(client, balance_minor=100) for _ in range(4)]
+
+        async def many() -> list[int]:
+            headers = {"Authorization": f"Bearer {key}"}
+            async with httpx.AsyncClient(base_url=http.url, headers=headers, timeout=30) as crowd:
+                posts = [
+                    crowd.post(f"/v1/accounts/{accounts[n % 4]}/credit", json={"amount_minor": 1}, headers=new_key())
+                    for n in range(200)
+                ]
+                return [answer.status_code for answer in await asyncio.gather(*posts)]
+
+        assert set(asyncio.run(many())) == {201}
+        assert sum(balance_of(client, account_id) for account_id in accounts) == 600
+
+
+def test_a_locked_row_holds_up_only_those_who_name_it(bank: Bank, key: str) -> None:
+    credit = {"amount_minor": 1}
+    with (
+        pgbouncer(bank) as pooler,
+        serving(pooler.of(bank.app_url), request_timeout_seconds=2) as http,
+        http.client(key) as client,
+    ):
+        locked, free = open_account(client, balance_minor=9), open_account(client)
+        with bank.connect("bank_owner", autocommit=False) as holder:
+            holder.execute("select from bank.account where account_id = %s for update", [locked])
+            for _ in range(3):
+                posted(post(client, f"/v1/accounts/{free}/credit", credit))
+            problem_of(post(client, f"/v1/accounts/{locked}/credit", credit), 503, "timed_out")
+            posted(post(client, f"/v1/accounts/{free}/credit", credit))
+        posted(post(client, f"/v1/accounts/{locked}/credit", credit))
+        assert (balance_of(client, locked), balance_of(client, free)) == (10, 4)
+
+
+# ---- who is let in ------------------------------------------------------------------------------------------
+
+_OWNS = "owns what is in schema bank"
+_MORE = "has rights in schema bank that bank_app has not"
+EXCESS = {
+    "superuser": (["alter role {} superuser"], ["is a superuser"]),
+    "creates roles": (["alter role {} createrole"], ["may create roles"]),
+    "owner": (["grant bank_owner to {}"], ["is a member of bank_owner"]),
+    "table": (["grant update on bank.account to {}"], [_MORE]),
+    "column": (
+        ["grant update (balance_minor) on bank.account to {}"],
+        [_MORE],
+    ),
+    "function": (
+        ["grant execute on function bank.create_ledger to {}"],
+        [_MORE],
+    ),
+    "create": (["grant create on schema bank to {}"], [_MORE]),
+    "owns": (["create view bank.theirs as select 1", "alter view bank.theirs owner to {}"], [_OWNS]),
+    "none": ([], []),
+    "reader": (["grant bank_reader to {}"], []),
+}
+
+
+@pytest.mark.parametrize("rights", EXCESS)
+def test_rights_beyond_those_of_bank_app_are_told(bank: Bank, rights: str) -> None:
+    statements, expected = EXCESS[rights]
+    with login(bank, *statements) as name:
+        with psycopg.connect(bank.server.conninfo(bank.dbname, name, PASSWORD), row_factory=dict_row) as connection:
+            found = excess_rights(connection)
+        assert found[:1] == expected
+
+
+def test_bank_app_has_no_rights_beyond_its_own(bank: Bank) -> None:
+    with psycopg.connect(bank.app_url, row_factory=dict_row) as connection:
+        assert excess_rights(connection) == []
+
+
+def test_serve_refuses_a_login_with_more_rights_behind_a_pooler_and_says_what_to_do(bank: Bank) -> None:
+    with login(bank, "grant bank_owner to {}") as name, pgbouncer(bank, users={name: PASSWORD}) as pooler:
+        direct = bank.server.conninfo(bank.dbname, name, PASSWORD)
+        result = run_command(("serve",), {"DATABASE_URL": pooler.of(direct), "PORT": "0"})
+        assert result.exit_code == 1
+        assert f"the login {name} is a member of bank_owner" in result.output
+        assert "pgteller logins create NAME" in result.output
+        assert PASSWORD not in result.output
+
+        # Without `serve` before it, and when the rights came later: a worker does not work with it either.
+        http = HttpServer(pooler.of(direct), workers=1, request_timeout_seconds=1)
+        try:
+            http.start(ready=False)
+            wait_for(lambda: f"the login {name} is a member of bank_owner" in http.log(), "the log says why")
+            assert httpx.get(f"{http.url}/health/ready").status_code == 503
+        finally:
+            http.stop()
+
+        # On a connection of its own it steps down.
+        with serving(direct) as http, http.client(create_key(bank)[0]) as client:
+            open_account(client)
+
+
+# ---- commands -----------------------------------------------------------------------------------------------
+
+
+def test_status_and_verify_work_through_a_pooler(bank: Bank) -> None:
+    with pgbouncer(bank) as pooler:
+        for command in (["status"], ["verify"], ["verify", "--whole"]):
+            result = run_command(tuple(command), {"DATABASE_URL": pooler.of(bank.app_url), "PORT": "1"})
+            assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("ignored", ["", "options"])
+@pytest.mark.parametrize("command", [["migrate"], ["keys", "list"], ["correct-times"]], ids=" ".join)
+def test_what_acts_as_the_owner_refuses_a_pooler_and_leaves_nothing_in_it(
+    bank: Bank, command: list[str], ignored: str
+) -> None:
+    with login(bank, "alter role {} superuser") as name:
+        direct = bank.server.conninfo(bank.dbname, name, PASSWORD)
+        with pgbouncer(bank, users={name: PASSWORD}, ignore_startup_parameters=ignored) as pooler:
+            result = run_command(tuple(command), {"DATABASE_URL": pooler.of(direct)})
+            assert result.exit_code == 1
+            assert "set DATABASE_OWNER_URL" in result.output
+            assert PASSWORD not in result.output
+            with psycopg.connect(bank.owner_url) as connection:
+                assert connection.execute("select from pg_locks where locktype = 'advisory'").rowcount == 0
+            urls = {"DATABASE_URL": pooler.of(direct), "DATABASE_OWNER_URL": direct}
+            result = run_command(tuple(command), urls)
+            assert result.exit_code == 0, result.output
+
+
+def test_a_setting_that_tells_of_a_pooler_is_believed(bank: Bank) -> None:
+    told = {"DATABASE_URL": bank.owner_url, "DATABASE_POOLER": "transaction"}
+    result = run_command(("keys", "list"), told)
+    assert result.exit_code == 1
+    assert "set DATABASE_OWNER_URL" in result.output
+    assert run_command(("status",), {**told, "DATABASE_URL": bank.app_url}).exit_code == 0
+    assert run_command(("keys", "list"), {"DATABASE_URL": bank.owner_url, "DATABASE_POOLER": "none"}).exit_code == 0
+    result = run_command(("status",), {"DATABASE_URL": bank.app_url, "DATABASE_POOLER": "sometimes"})
+    assert result.exit_code == 2
+    assert "DATABASE_POOLER" in result.output
+
+
+# ---- words --------------------------------------------------------------------------------------------------
+
+OBJECTIONS: dict[str, tuple[dict[str, Any], Callable[[str], str], str]] = {
+    "statement mode": ({"pool_mode": "statement"}, str, "set its pool_mode to transaction or session"),
+    "options": ({}, lambda url: f"{url}&options=-c%20work_mem%3D7MB", "leave it out of the URL"),
+    "too many clients": ({"max_client_conn": 1}, str, "the pooler has as many clients as its max_client_conn allows"),
+}
+
+
+@contextmanager
+def only_client(url: str) -> Iterator[None]:
+    """Be a client of the pooler, as soon as it has noticed that whoever saw it listen has gone."""
+    connections: list[psycopg.Connection[Any]] = []
+
+    def connected() -> bool:
+        with suppress(psycopg.OperationalError):
+            connections.append(psycopg.connect(url))
+        return bool(connections)
+
+    wait_for(connected, "there is room for a client")
+    with connections[0]:
+        yield
+
+
+@pytest.mark.parametrize("objection", OBJECTIONS)
+def test_what_the_pooler_objects_to_is_said_by_the_log_and_by_serve(bank: Bank, objection: str) -> None:
+    settings, change, words = OBJECTIONS[objection]
+    with pgbouncer(bank, **settings) as pooler:
+        url = change(pooler.of(bank.app_url))
+        with only_client(pooler.of(bank.app_url)):
+            result = run_command(("serve",), {"DATABASE_URL": url, "PORT": "0"})
+            assert result.exit_code == 1
+            assert words in result.output
+            assert APP_PASSWORD not in result.output
+            http = HttpServer(url, workers=1, request_timeout_seconds=1)
+            try:
+                http.start(ready=False)
+                wait_for(lambda: words in http.log(), "the log says why")
+                assert APP_PASSWORD not in http.log()
+            finally:
+                http.stop()
