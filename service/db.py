@@ -122,7 +122,7 @@ class Pool(AsyncConnectionPool[Connection]):
         self._renewed_at = float("-inf")
         self._pooler = settings.database_pooler
         self._prepares = True
-        """Whether statements may be prepared behind a pooler that seems to keep them."""
+        """Until a statement was lost that had been prepared."""
         self._session_settings = service_settings(
             request_timeout_seconds=settings.request_timeout_seconds, lock_timeout_ms=settings.lock_timeout_ms
         )
@@ -177,9 +177,10 @@ class Pool(AsyncConnectionPool[Connection]):
             await self.drain()
 
     async def lost_statement(self, connection: Connection) -> None:
-        """Prepare nothing behind poolers any more: one of them does not keep it."""
+        """Prepare nothing any more: there is a pooler that does not keep it."""
         self._prepares = False
         await connection.close()
+        await self.drain()
 
     async def _configure(self, connection: Connection) -> None:
         """Give up every right but the application's, and fix the types that cross the boundary."""
@@ -208,6 +209,7 @@ class Pool(AsyncConnectionPool[Connection]):
             pid = connection.info.backend_pid if self._pooler == "auto" else None
             statement = set_settings(self._session_settings, "bank_app", backend_pid=pid)
             if (await connection.execute(statement.encode(), prepare=False)).rowcount:
+                connection.prepare_threshold = 0 if self._prepares else None
                 return
         connection.local_settings = set_settings_locally(self._session_settings, "bank_app")
         connection.prepare_threshold = None

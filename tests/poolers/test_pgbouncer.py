@@ -301,6 +301,27 @@ def test_a_setting_that_tells_of_a_pooler_is_believed(bank: Bank) -> None:
     assert "DATABASE_POOLER" in result.output
 
 
+def test_a_prepared_statement_that_the_pooler_has_lost_fails_nothing(
+    bank: Bank, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The setting says wrongly that there is no pooler: connections find on the one backend what others prepared."""
+
+    async def open_accounts(settings: Settings) -> list[list[dict[str, Any]]]:
+        async with Pool(settings, connections_min=4, connections_max=4) as pool:
+            await pool.wait()
+            opening = (db.call(pool, "open_account", holder_name="Ada", currency="EUR") for _ in range(20))
+            return await asyncio.gather(*opening)
+
+    with pgbouncer(bank, default_pool_size=1) as pooler:
+        settings = replace(Settings(), database_url=pooler.of(bank.app_url), database_pooler="none")
+        opened = asyncio.run(open_accounts(settings))
+    assert len({rows[0]["account_id"] for rows in opened}) == 20
+    assert "set DATABASE_POOLER=transaction" in capfd.readouterr().out
+    with bank.connect() as app:
+        count = "select count(*) as opened from bank.account_detail where holder_name = 'Ada'"
+        assert app.execute(count).fetchall() == [{"opened": 20}]
+
+
 # ---- words --------------------------------------------------------------------------------------------------
 
 OBJECTIONS: dict[str, tuple[dict[str, Any], Callable[[str], str], str]] = {
