@@ -156,6 +156,17 @@ def test_options_of_the_url_are_kept_and_ours_win(bank: Bank, asked: str, kept: 
             assert connection.execute("show application_name").fetchone() == (r"back\slash and blank",)
 
 
+def test_the_name_that_the_url_gives_to_the_sessions_is_kept(bank: Bank) -> None:
+    http = HttpServer(f"{bank.app_url}&application_name=till-7", workers=1)
+    try:
+        http.start()
+        query = "select distinct application_name from pg_stat_activity where usename = 'bank_app' and datname = %s"
+        with psycopg.connect(bank.owner_url) as superuser:
+            assert superuser.execute(query, [bank.dbname]).fetchall() == [("till-7",)]
+    finally:
+        http.stop()
+
+
 def test_a_letter_that_the_database_does_not_have_is_the_fault_of_its_request_alone(server: EmbeddedPostgres) -> None:
     bank = Bank(server, f"sessions_{next(_numbers)}")
     create = f"create database {bank.dbname} template template0 encoding 'WIN1252' locale 'C'"

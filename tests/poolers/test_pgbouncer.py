@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -13,10 +14,10 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from service import db
+from service import db, watch
 from service.config import Settings
 from service.db import Pool
-from service.owner import excess_rights
+from service.owner import call, connect, excess_rights
 from tests.cli.conftest import run_command
 from tests.conftest import APP_PASSWORD, Bank
 from tests.http.conftest import balance_of, new_key, open_account, post, posted, problem_of, transfer
@@ -268,6 +269,35 @@ def test_status_and_verify_work_through_a_pooler(bank: Bank) -> None:
         for command in (["status"], ["verify"], ["verify", "--whole"]):
             result = run_command(tuple(command), {"DATABASE_URL": pooler.of(bank.app_url), "PORT": "1"})
             assert result.exit_code == 0, result.output
+
+
+def test_a_command_behind_a_pooler_says_whom_it_waits_for_though_its_backend_changes(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(watch, "ASK_SECONDS", 0.3)
+    monkeypatch.setattr(watch, "REPORT_SECONDS", 0.5)
+    found: list[object] = []
+    said: list[str] = []
+
+    def is_said(words: str) -> bool:
+        said.append(capsys.readouterr().err)
+        return words in "".join(said)
+
+    with pgbouncer(bank) as pooler, psycopg.connect(pooler.of(bank.app_url), prepare_threshold=None) as holder:
+
+        def verify() -> None:
+            with connect(pooler.of(bank.app_url), "bank_app") as connection:
+                first = call(connection, "health")
+                holder.execute("select 1")  # takes the backend of the call before
+                found.append((len(first), call(connection, "verify", ledger_id=None)))
+
+        with psycopg.connect(bank.owner_url, application_name="closing-time") as blocker:
+            blocker.execute("lock table bank.account in access exclusive mode")
+            thread = threading.Thread(target=verify)
+            thread.start()
+            wait_for(lambda: is_said(f"waits for process {blocker.info.backend_pid} (closing-time)"), "it is said")
+        thread.join(60)
+    assert found == [(1, [])]
 
 
 @pytest.mark.parametrize("ignored", ["", "options"])
