@@ -29,7 +29,7 @@ from service.import_command import Target, import_file
 from service.import_file import ImportFile, ImportFileError
 from service.importer import CONNECTIONS_DEFAULT, ImportOptions, ImportStoppedError
 from service.installation import NOT_INSTALLED, last_migration_id
-from service.local import LocalBank, LocalBankError, database_url
+from service.local import LocalBank, LocalBankError, database_url, owner_url
 from service.logins_command import logins_group
 from service.migrate import migrate
 from service.migration_lock import MigrationError, installation_lock
@@ -147,11 +147,11 @@ def migrate_command(settings: Settings, *, adopts: bool) -> None:
     bank_owner. The bank may run meanwhile, and services of the version before go on (docs/upgrades.md). Running it
     again, or twice at a time, does no harm. A database of a newer version is left as it is.
     """
-    configured = settings.database_owner_url or settings.database_url
+    configured = owner_url(settings)
     if configured is not None:
         if adopts:
             _adopt(configured)
-        applied = migrate(configured, settings.app_password)
+        applied = migrate(configured, settings.app_password, pooler=settings.database_pooler)
     else:
         bank = LocalBank(settings)
         with bank.running(create=True):

@@ -173,18 +173,25 @@ def development_key_file(settings: Settings) -> Path:
     return settings.home / "development.key"
 
 
+def owner_url(settings: Settings) -> str | None:
+    """Return where the settings say that bank_owner is to connect, or None for the local bank.
+
+    Raises PoolerInTheWayError where they say that a pooler is there.
+    """
+    if settings.database_owner_url is None and settings.database_url and settings.database_pooler == "transaction":
+        raise PoolerInTheWayError
+    return settings.database_owner_url or settings.database_url
+
+
 @contextmanager
 def database_url(settings: Settings, *, as_owner: bool) -> Iterator[str]:
     """Give the URL of the bank: from the settings, else that of the local bank, which is kept up meanwhile.
 
     as_owner: the caller will take the role bank_owner; otherwise bank_app.
     """
-    urls = [settings.database_url, settings.database_owner_url]
-    configured = [url for url in (reversed(urls) if as_owner else urls) if url is not None]
-    if as_owner and configured and settings.database_pooler == "transaction" and settings.database_owner_url is None:
-        raise PoolerInTheWayError
-    if configured:
-        yield configured[0]
+    configured = owner_url(settings) if as_owner else settings.database_url or settings.database_owner_url
+    if configured is not None:
+        yield configured
         return
     bank = LocalBank(settings)
     with bank.running():

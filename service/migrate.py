@@ -77,7 +77,11 @@ where c.relnamespace = 'bank'::regnamespace and c.relkind = 'v' and c.relname = 
 
 
 def migrate(
-    database_owner_url: str, app_password: str | None = None, *, service_login: Login | None = None
+    database_owner_url: str,
+    app_password: str | None = None,
+    *,
+    service_login: Login | None = None,
+    pooler: str = "auto",
 ) -> list[str]:
     """Apply what is pending and load sql/ where it differs; return the ids of the migrations applied, in order.
 
@@ -85,12 +89,13 @@ def migrate(
     wait for each other; a second call finds nothing to do. A database of a newer version is left as it is.
     app_password: let bank_app log in with it afterwards.
     service_login: the login of the service, to be made, or to get its password and settings anew.
+    pooler: as the setting DATABASE_POOLER has it.
     Raises psycopg.Error; PrerequisiteError before anything is changed when the database or the login lacks what it
     takes; MigrationError where something was waited for too long, or this version is too old.
     """
     # yoyo asks for the user's name when it marks a migration: fail before anything is done.
     getpass.getuser()
-    with Watch(database_owner_url) as watch, watch.connect() as connection:
+    with Watch(database_owner_url, pooler=pooler) as watch, watch.connect() as connection:
         prerequisites.check(
             connection, sets_app_password=app_password is not None, makes_logins=service_login is not None
         )

@@ -35,7 +35,8 @@ class PoolerInTheWayError(psycopg.OperationalError):
     def __init__(self) -> None:
         super().__init__(
             "a pooler is between pgteller and PostgreSQL, and what acts as bank_owner needs the server itself: "
-            "set DATABASE_OWNER_URL to an address that leads past the pooler"
+            "set DATABASE_OWNER_URL to an address that leads past the pooler "
+            "(or DATABASE_POOLER=none, if what is between gives each connection a session of its own)"
         )
 
 

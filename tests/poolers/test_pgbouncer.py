@@ -319,11 +319,24 @@ def test_what_acts_as_the_owner_refuses_a_pooler_and_leaves_nothing_in_it(
             assert result.exit_code == 0, result.output
 
 
+@pytest.mark.parametrize("command", [["migrate"], ["keys", "list"]], ids=" ".join)
+def test_what_makes_up_process_ids_but_keeps_sessions_apart_will_do_where_the_setting_says_so(
+    bank: Bank, command: list[str]
+) -> None:
+    with login(bank, "alter role {} superuser") as name:
+        direct = bank.server.conninfo(bank.dbname, name, PASSWORD)
+        with pgbouncer(bank, "session", users={name: PASSWORD}, ignore_startup_parameters="options") as pooler:
+            told = {"DATABASE_URL": pooler.of(direct), "DATABASE_POOLER": "none"}
+            result = run_command(tuple(command), told)
+            assert result.exit_code == 0, result.output
+
+
 def test_a_setting_that_tells_of_a_pooler_is_believed(bank: Bank) -> None:
     told = {"DATABASE_URL": bank.owner_url, "DATABASE_POOLER": "transaction"}
-    result = run_command(("keys", "list"), told)
-    assert result.exit_code == 1
-    assert "set DATABASE_OWNER_URL" in result.output
+    for command in (["keys", "list"], ["migrate"]):
+        result = run_command(tuple(command), told)
+        assert result.exit_code == 1
+        assert "set DATABASE_OWNER_URL" in result.output
     assert run_command(("status",), {**told, "DATABASE_URL": bank.app_url}).exit_code == 0
     assert run_command(("keys", "list"), {"DATABASE_URL": bank.owner_url, "DATABASE_POOLER": "none"}).exit_code == 0
     result = run_command(("status",), {"DATABASE_URL": bank.app_url, "DATABASE_POOLER": "sometimes"})
