@@ -3,7 +3,7 @@
 import shlex
 import shutil
 
-from service.local import LocalBank
+from service.local import PEOPLE_LOGIN, LocalBank
 
 _FIND_ACCOUNT_ID = r"""sed -n 's/.*"account_id": *\([0-9]*\).*/\1/p'"""
 _NEW_KEY = '-H "Idempotency-Key: $(date +%s%N)"'
@@ -21,14 +21,15 @@ pgteller is ready at {url} (Ctrl-C stops it)
 
 API key  {key}
          named development, all scopes; kept in {bank.key_file}
-SQL      {bank.service_url}
+SQL      {bank.people_url}
+         {PEOPLE_LOGIN}, who may call and read; `pgteller logins create NAME` makes others
 
 Open an account, credit it, ask for its balance; then the newest balances in SQL:
 
 ACCOUNT=$({opened} {_NEW_KEY} | {_FIND_ACCOUNT_ID}); echo "account $ACCOUNT"
 {credited} {_NEW_KEY}; echo
 {_curl(f"{account}/balance", key)}; echo
-{psql} {shlex.quote(bank.service_url)} -c '{_NEWEST_BALANCES}'
+{psql} {shlex.quote(bank.people_url)} -c '{_NEWEST_BALANCES}'
 """
 
 

@@ -30,10 +30,12 @@ from service.import_file import ImportFile, ImportFileError
 from service.importer import CONNECTIONS_DEFAULT, ImportOptions, ImportStoppedError
 from service.installation import NOT_INSTALLED, last_migration_id
 from service.local import LocalBank, LocalBankError, database_url, owner_url
+from service.logins import service_login
 from service.logins_command import logins_group
 from service.migrate import migrate
 from service.migration_lock import MigrationError, installation_lock
 from service.owner import ANSWER_SECONDS_MAX, call, connect, installed_version, one_line
+from service.rights import excess_rights
 from service.serve import serve_configured, serve_local
 from service.session import connection_defaults
 from service.verify_command import verify_in_slices, verify_whole
@@ -143,15 +145,19 @@ def serve(settings: Settings) -> None:
 def migrate_command(settings: Settings, *, adopts: bool) -> None:
     """Bring the database to this version: apply pending migrations, load the functions.
 
-    Connects to DATABASE_OWNER_URL, else DATABASE_URL: a role that may create roles, or a member of
-    bank_owner. The bank may run meanwhile, and services of the version before go on (docs/upgrades.md). Running it
-    again, or twice at a time, does no harm. A database of a newer version is left as it is.
+    Connects to DATABASE_OWNER_URL, else DATABASE_URL: a role that may create roles, or, once the bank is
+    installed, a member of bank_owner. With SERVICE_PASSWORD it also makes pgteller_service, the login of the
+    service, or gives it that password. The bank may run meanwhile, and services of the version before go on
+    (docs/upgrades.md). Running it again, or twice at a time, does no harm. A database of a newer version is left
+    as it is.
     """
     configured = owner_url(settings)
     if configured is not None:
         if adopts:
             _adopt(configured)
-        applied = migrate(configured, settings.app_password, pooler=settings.database_pooler)
+        password = settings.service_password
+        service = None if password is None else service_login(settings, password)
+        applied = migrate(configured, settings.app_password, service_login=service, pooler=settings.database_pooler)
     else:
         bank = LocalBank(settings)
         with bank.running(create=True):
@@ -176,10 +182,12 @@ def status(settings: Settings) -> None:
     """Show the database, what is installed in it, and whether the service answers.
 
     Fails when the database cannot be reached or this version does not work on it; not when the service is down.
+    Warns when the login of DATABASE_URL could change what is written, past the functions of the bank.
     """
     with database_url(settings, as_owner=False) as url:
         with psycopg.connect(url, **connection_defaults(url)) as connection:
             version = connection.info.server_version
+            excess = [] if settings.database_url is None else excess_rights(connection)
         installed = installed_version(url, settings.database_pooler)
     fault = NOT_INSTALLED if installed is None else installed.fault
     if fault is not None or installed is None:
@@ -191,6 +199,12 @@ def status(settings: Settings) -> None:
     click.echo(f"database    {shown(url)} (PostgreSQL {version // 10_000}.{version % 10_000})")
     click.echo(f"installed   {state}")
     click.echo(f"service     {base_url(settings)} {'is ready' if is_ready(settings) else 'does not answer'}")
+    if excess:
+        click.echo(
+            f"warning     the login of DATABASE_URL can do more than call the bank: it {', '.join(excess)}. "
+            "Give it one of its own: `pgteller logins create NAME`",
+            err=True,
+        )
     if fault is not None:
         raise click.ClickException(f"this version does not work on the database: {fault}")
 

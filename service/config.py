@@ -219,6 +219,17 @@ class Settings:
         used_by=("migrate",),
         is_of_service=False,
     )
+    service_password: str | None = _setting(
+        "SERVICE_PASSWORD",
+        Password(),
+        None,
+        "the password of pgteller_service, the service's login, which `pgteller migrate` makes with it",
+        shown="unset",
+        example="",
+        is_secret=True,
+        used_by=("migrate",),
+        is_of_service=False,
+    )
     home: Path = _setting(
         "PGTELLER_HOME",
         Folder(),
@@ -340,7 +351,7 @@ class Settings:
     def secrets(self) -> set[str]:
         """Return the texts that nothing may show."""
         urls = [url for url in (self.database_url, self.database_owner_url) if url is not None]
-        passwords = {self.app_password} if self.app_password else set()
+        passwords = {password for password in (self.app_password, self.service_password) if password}
         return passwords.union(*map(database_url.secrets_of, urls))
 
 

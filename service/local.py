@@ -1,8 +1,10 @@
 """The bank of this machine: what PGTELLER_HOME holds, for use without a DATABASE_URL.
 
 postgresql/         the embedded PostgreSQL, with the database `bank`
-bank_app.password   of the service's role, mode 0600
+pgteller_service.password, teller.password   of the logins of the service and of people, mode 0600
 development.key     an API key with every scope, mode 0600
+
+Homes of earlier versions also have bank_app.password, of the role that both logged in as; it still does.
 """
 
 import errno
@@ -13,21 +15,22 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from service import keys
+from service import keys, logins
 from service.config import Settings
 from service.embedded import DirectoryInUseError, EmbeddedPostgres, EmbeddedPostgresError
-from service.migrate import migrate, set_app_password
+from service.logins import SERVICE_LOGIN, Login
+from service.migrate import migrate
 from service.owner import OwnerConnection, call, connect
 from service.poolers import PoolerInTheWayError
 from service.watch import Watch
 
 DATABASE = "bank"
-SERVICE_ROLE = "bank_app"
+PEOPLE_LOGIN = "teller"
+"""Of whoever pastes the printed lines into psql."""
 DEVELOPMENT_KEY_NAME = "development"
 ATTACH_SECONDS = 30.0
 """How long to wait for the server of another process, which may just be starting."""
@@ -43,13 +46,13 @@ class LocalBank:
     """The embedded PostgreSQL of settings.home and what belongs to it. Nothing is started by making one."""
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self.home = settings.home
         if not self.home.is_absolute():  # of a user without a home of his own
             raise LocalBankError(
                 "there is no home folder: set PGTELLER_HOME to a folder, or DATABASE_URL to a database"
             )
         self.server = EmbeddedPostgres(self.home / "postgresql", pgbin=settings.pgbin)
-        self.password_file = self.home / "bank_app.password"
         self.key_file = development_key_file(settings)
 
     @property
@@ -59,8 +62,13 @@ class LocalBank:
 
     @property
     def service_url(self) -> str:
-        """Where the service connects: as bank_app."""
-        return self.server.conninfo(DATABASE, SERVICE_ROLE, self.password_file.read_text())
+        """Where the service connects."""
+        return self._url(SERVICE_LOGIN)
+
+    @property
+    def people_url(self) -> str:
+        """Where people connect, by psql or a program of their own."""
+        return self._url(PEOPLE_LOGIN)
 
     @contextmanager
     def running(self, *, create: bool = False) -> Iterator[None]:
@@ -99,19 +107,24 @@ class LocalBank:
         return migrate(self.owner_url)
 
     def prepare_service(self) -> str:
-        """Give the service its password and the developer a key; return the key.
+        """Give the service and people their logins, and the developer a key; return the key.
 
-        Both are kept from one start to the next. A key that was revoked or has lost a scope is replaced.
+        All are kept from one start to the next. A key that was revoked or has lost a scope is replaced.
         """
         with Watch(self.owner_url) as watch, watch.connect() as connection, self._in_home():
-            self._set_password(connection)
+            logins.ensure(connection, logins.service_login(self._settings, self._password(SERVICE_LOGIN)))
+            logins.ensure(connection, Login(PEOPLE_LOGIN, self._password(PEOPLE_LOGIN)))
         with connect(self.owner_url) as owner, self._in_home():
             return self._development_key(owner)
 
-    def _set_password(self, connection: psycopg.Connection[Any]) -> None:
-        if not self.password_file.exists():
-            _write_private(self.password_file, secrets.token_urlsafe(24))
-        set_app_password(connection, self.password_file.read_text())
+    def _url(self, login: str) -> str:
+        return self.server.conninfo(DATABASE, login, self._password(login))
+
+    def _password(self, login: str) -> str:
+        file = self.home / f"{login}.password"
+        if not file.exists():
+            _write_private(file, secrets.token_urlsafe(24))
+        return file.read_text()
 
     def _development_key(self, owner: OwnerConnection) -> str:
         with suppress(FileNotFoundError):

@@ -14,6 +14,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
+from service.config import Settings
 from service.rights import excess_rights
 from service.session import login_settings, service_settings
 
@@ -93,10 +94,12 @@ class LoginState:
     warnings: list[str]
 
 
-def service_login(password: str, *, request_timeout_seconds: int, lock_timeout_ms: int) -> Login:
-    """Return the login of the HTTP service."""
-    settings = service_settings(request_timeout_seconds=request_timeout_seconds, lock_timeout_ms=lock_timeout_ms)
-    return Login(SERVICE_LOGIN, password, settings=login_settings(search_path="", **settings))
+def service_login(settings: Settings, password: str) -> Login:
+    """Return the login of the HTTP service, with timeouts as the settings say."""
+    of_service = service_settings(
+        request_timeout_seconds=settings.request_timeout_seconds, lock_timeout_ms=settings.lock_timeout_ms
+    )
+    return Login(SERVICE_LOGIN, password, settings=login_settings(search_path="", **of_service))
 
 
 def check_name(name: str) -> str | None:

@@ -44,7 +44,8 @@ def connect(
     while the server is heard of. pooler: as the setting DATABASE_POOLER has it.
     Raises psycopg.Error, also when the login may not take the role.
     """
-    limit = {} if answer_seconds_max is None else {"statement_timeout": f"{answer_seconds_max}s"}
+    # Said even when there is none: a login has timeouts of its own, as that of the service has.
+    limit = {"statement_timeout": "0" if answer_seconds_max is None else f"{answer_seconds_max}s"}
     seconds_max = None if answer_seconds_max is None else answer_seconds_max + _SILENCE_SECONDS
     with Watch(database_url, seconds_max, pooler=pooler) as watch:
         if role == "bank_app":

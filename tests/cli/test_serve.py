@@ -143,7 +143,7 @@ def test_the_key_and_the_password_are_readable_by_their_owner_alone(
     with serving(environment, output) as serve:
         key_file = home / "development.key"
         assert key_file.read_text().strip() == serve.key
-        for file in (key_file, home / "bank_app.password"):
+        for file in (key_file, home / "teller.password", home / "pgteller_service.password"):
             assert file.stat().st_mode & 0o777 == 0o600
         with psycopg.connect(serve.sql_url) as app, pytest.raises(psycopg.errors.InsufficientPrivilege):
             app.execute("select * from bank.api_key")
