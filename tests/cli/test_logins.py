@@ -16,6 +16,7 @@ from service.config import Settings
 from service.installation import ROOT
 from service.local import LocalBank
 from service.logins import url_of
+from service.owner import connect
 from service.session import login_settings
 from tests.cli.conftest import Run, run_command
 from tests.conftest import Bank, Connection
@@ -307,3 +308,46 @@ def test_a_role_that_may_not_grant_bank_app_is_told_what_mends_that(run: Run, ba
         superuser.execute("alter role provider createrole")
         assert run("logins", "drop", "accounting", DATABASE_OWNER_URL=provider).exit_code == 0
         superuser.execute("revoke bank_app, bank_reader from provider cascade")
+
+
+@pytest.fixture
+def service_url(bank: Bank) -> Iterator[str]:
+    """The URL of the service's login, which a test makes."""
+    yield bank.server.conninfo(bank.dbname, "pgteller_service", "of-the-service")
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        superuser.execute("drop role if exists pgteller_service")
+
+
+def test_migrate_makes_the_login_of_the_service_with_the_timeouts_of_its_settings(run: Run, service_url: str) -> None:
+    settings = {"REQUEST_TIMEOUT_SECONDS": "20", "LOCK_TIMEOUT_MS": "70"}
+    migrated = run("migrate", SERVICE_PASSWORD="of-the-service", **settings)
+    assert migrated.exit_code == 0, migrated.output
+    assert "of-the-service" not in migrated.output
+    with psycopg.connect(service_url) as service:
+        shown = [
+            service.execute(f"show {name}".encode()).fetchall()[0][0]
+            for name in ("statement_timeout", "lock_timeout", "default_transaction_isolation", "timezone")
+        ]
+    assert shown == ["18s", "70ms", "read committed", "UTC"]
+    assert run("migrate", SERVICE_PASSWORD="another", **settings).exit_code == 0
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(service_url)
+
+
+def test_commands_that_take_long_are_not_ended_by_the_timeouts_of_the_services_login(
+    run: Run, service_url: str
+) -> None:
+    run("migrate", SERVICE_PASSWORD="of-the-service")
+    with connect(service_url, "bank_app") as connection:
+        assert connection.execute("show statement_timeout").fetchall() == [{"statement_timeout": "0"}]
+
+
+def test_status_warns_of_a_login_that_could_change_what_is_written_and_does_not_fail(
+    run: Run, bank: Bank, service_url: str
+) -> None:
+    assert run("migrate", SERVICE_PASSWORD="of-the-service").exit_code == 0
+    quiet = run("status", DATABASE_URL=service_url)
+    assert (quiet.exit_code, quiet.stderr) == (0, "")
+    warned = run("status", DATABASE_URL=bank.owner_url)
+    assert warned.exit_code == 0, warned.output
+    assert "can do more than call the bank: it is a superuser." in warned.stderr

@@ -16,7 +16,10 @@ import psycopg
 import pytest
 
 from service import keys
+from service.config import Settings
 from service.http_service import port_is_open
+from service.local import LocalBank
+from service.migrate import set_app_password
 from tests.cli.conftest import Run, local_environment, run_command
 from tests.conftest import Bank
 
@@ -147,6 +150,36 @@ def test_the_key_and_the_password_are_readable_by_their_owner_alone(
             assert file.stat().st_mode & 0o777 == 0o600
         with psycopg.connect(serve.sql_url) as app, pytest.raises(psycopg.errors.InsufficientPrivilege):
             app.execute("select * from bank.api_key")
+
+
+def test_the_service_and_people_have_logins_of_their_own(environment: dict[str, str], output: Path) -> None:
+    with serving(environment, output) as serve, psycopg.connect(serve.sql_url) as people:
+        assert people.info.user == "teller"
+        found = people.execute(
+            "select distinct usename::text from pg_stat_activity where application_name like 'pgteller%'"
+        ).fetchall()
+        assert found == [("pgteller_service",)]
+        listed = run_command(("logins", "list"), environment).stdout
+        states = {line.split()[0]: line.split()[1:] for line in listed.splitlines()}
+        today = time.strftime("%Y-%m-%d", time.gmtime())
+        assert states["teller"] == ["call", today, "1"]
+        assert states["pgteller_service"][:2] == ["call", today]
+        assert len(states["pgteller_service"]) == 3  # no warning
+
+
+def test_a_home_of_an_earlier_version_goes_on_working_and_so_does_its_login(fresh_home: Path, output: Path) -> None:
+    """There the service and people logged in as bank_app, with a password that was kept."""
+    environment = local_environment(fresh_home)
+    bank = LocalBank(Settings.from_environment(environment))
+    (fresh_home / "bank_app.password").write_text("of-an-earlier-version")
+    with bank.running(create=True):
+        bank.install()
+        with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+            set_app_password(superuser, "of-an-earlier-version")
+    with serving(environment, output) as serve:
+        assert serve.is_ready()
+        earlier = bank.server.conninfo("bank", "bank_app", "of-an-earlier-version")
+        assert balances(earlier) == balances(serve.sql_url)
 
 
 def test_a_second_start_finds_the_data_and_the_key_again(environment: dict[str, str], home: Path, output: Path) -> None:
