@@ -22,7 +22,7 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})", re.ASCII)
 
 SERVICE = ("serve", "import")
 """Of the commands, those that run the service."""
-EVERY_COMMAND = ("serve", "migrate", "status", "verify", "correct-times", "import", "keys")
+EVERY_COMMAND = ("serve", "migrate", "status", "verify", "correct-times", "import", "keys", "logins")
 
 
 class SettingError(ValueError):
@@ -193,11 +193,11 @@ class Settings:
         "DATABASE_OWNER_URL",
         DatabaseUrl(),
         None,
-        "a role that may create roles, or is a member of bank_owner",
+        "a role that may create roles; for an upgrade, a member of bank_owner",
         shown="`DATABASE_URL`",
         example="postgresql://admin:password@localhost:5432/bank",
         is_secret=True,
-        used_by=("migrate", "correct-times", "keys"),
+        used_by=("migrate", "correct-times", "keys", "logins"),
         is_of_service=False,
     )
     database_pooler: str = _setting(
@@ -205,7 +205,7 @@ class Settings:
         Choice(POOLERS),
         "auto",
         "whether a pooler such as PgBouncer is between the service and PostgreSQL: auto finds out, none and "
-        "transaction tell ([docs/poolers.md](docs/poolers.md))",
+        "transaction tell, see docs/poolers.md",
         used_by=("serve", "status", "verify", "import"),
     )
     app_password: str | None = _setting(

@@ -17,7 +17,8 @@ from psycopg.rows import dict_row
 from service import db, watch
 from service.config import Settings
 from service.db import Pool
-from service.owner import call, connect, excess_rights
+from service.owner import call, connect
+from service.rights import excess_rights
 from tests.cli.conftest import run_command
 from tests.conftest import APP_PASSWORD, Bank
 from tests.http.conftest import balance_of, new_key, open_account, post, posted, problem_of, transfer
