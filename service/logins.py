@@ -127,25 +127,31 @@ def create(connection: psycopg.Connection[Any], login: Login) -> None:
 
 def ensure(connection: psycopg.Connection[Any], login: Login) -> None:
     """Make a login, or give it its password and settings anew; raises LoginError when another role has its name."""
-    found = _is_ours(connection, login.name)
-    if found is False:
-        raise LoginError(
-            f"{login.name} is a role that pgteller did not make: rename it, as by alter role {login.name} rename to …"
-        )
     with connection.transaction():
-        _require_power(connection)
-        if found is None:
-            _create(connection, login)
-        else:
-            _set_password(connection, login.name, login.password)
+        if check_ensure(connection, login.name):
+            set_password(connection, login.name, login.password)
             _set_settings(connection, login)
+        else:
+            _require_power(connection)
+            _create(connection, login)
+
+
+def check_ensure(connection: psycopg.Connection[Any], name: str) -> bool:
+    """Return whether there is the login already; raises LoginError when the role of that name is not ours to alter."""
+    found = _is_ours(connection, name)
+    if found is False:
+        role = sql.Identifier(name).as_string()
+        raise LoginError(f"{name} is a role that pgteller did not make: rename it, as by alter role {role} rename to …")
+    if found:
+        _as_its_admin(connection, name)
+    return bool(found)
 
 
 def rotate(connection: psycopg.Connection[Any], name: str, password: str) -> None:
     """Give a login a new password. Its sessions go on: only new ones need the new one."""
     _require_ours(connection, name)
     _as_its_admin(connection, name)
-    _set_password(connection, name, password)
+    set_password(connection, name, password)
 
 
 def drop(connection: psycopg.Connection[Any], name: str) -> list[int]:
@@ -293,7 +299,7 @@ def _create(connection: psycopg.Connection[Any], login: Login) -> None:
         raise LoginError(f"{login.name} is a role already, made at this moment: choose another name") from None
     today = f"{datetime.now(UTC):%Y-%m-%d}"
     connection.execute(sql.SQL("comment on role {} is {}").format(role, sql.Literal(_MARK + today)))
-    _set_password(connection, login.name, login.password)
+    set_password(connection, login.name, login.password)
     _set_settings(connection, login)
 
 
@@ -306,7 +312,8 @@ def _set_settings(connection: psycopg.Connection[Any], login: Login) -> None:
         )
 
 
-def _set_password(connection: psycopg.Connection[Any], name: str, password: str) -> None:
+def set_password(connection: psycopg.Connection[Any], name: str, password: str) -> None:
+    """Give a role a password; the role of the connection is a superuser, or may alter that one."""
     # Encrypted here, so that no log of the server's can hold the password itself.
     encrypted = connection.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256")
     connection.execute(

@@ -97,7 +97,9 @@ def migrate(
     getpass.getuser()
     with Watch(database_owner_url, pooler=pooler) as watch, watch.connect() as connection:
         prerequisites.check(
-            connection, sets_app_password=app_password is not None, makes_logins=service_login is not None
+            connection,
+            sets_app_password=app_password is not None,
+            service_login=None if service_login is None else service_login.name,
         )
         applied = _install_first(watch, connection)
         while (step := _step(watch, connection)) is not None:
@@ -112,9 +114,9 @@ def migrate(
 
 def set_app_password(connection: Connection, password: str) -> None:
     """Let bank_app log in with the password; the connection's role is a superuser, or the one that created bank_app."""
-    # Encrypted here, so that no log of the server's can hold the password itself.
-    encrypted = connection.pgconn.encrypt_password(password.encode(), b"bank_app", b"scram-sha-256")
-    connection.execute(sql.SQL("alter role bank_app login password {}").format(sql.Literal(encrypted.decode())))
+    with connection.transaction():
+        logins.set_password(connection, "bank_app", password)
+        connection.execute("alter role bank_app login")
 
 
 # ---- an empty database -------------------------------------------------------------------------------------

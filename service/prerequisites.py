@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from service.logins import LoginError, power_fault
+from service.logins import LoginError, check_ensure, power_fault
 
 _SERVER_VERSION_MIN = 150_000
 OPTIONS_OF_MEMBERSHIP = 160_000
@@ -86,7 +86,9 @@ class PrerequisiteError(psycopg.OperationalError):
     """The database cannot be migrated as it is; the message says why and what to do."""
 
 
-def check(connection: psycopg.Connection[Any], *, sets_app_password: bool = False, makes_logins: bool = False) -> None:
+def check(
+    connection: psycopg.Connection[Any], *, sets_app_password: bool = False, service_login: str | None = None
+) -> None:
     """Raise PrerequisiteError unless a migration by the connection's login will have what it needs."""
     version = connection.info.server_version
     fault = version_fault(version)
@@ -102,7 +104,7 @@ def check(connection: psycopg.Connection[Any], *, sets_app_password: bool = Fals
     )
     if fault is not None:
         raise PrerequisiteError(fault)
-    if makes_logins and not facts["missing_roles"]:
+    if service_login is not None and not check_ensure(connection, service_login) and not facts["missing_roles"]:
         power = power_fault(connection)
         if power is not None:
             raise LoginError(f"SERVICE_PASSWORD is set, but the service's login cannot be made: {power}")

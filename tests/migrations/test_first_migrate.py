@@ -9,6 +9,7 @@ import pytest
 from psycopg import sql
 
 from service.embedded import EmbeddedPostgres
+from service.logins import Login, LoginError
 from service.migrate import migrate
 from service.prerequisites import PrerequisiteError, version_fault
 from tests.migrations.test_migrate import (
@@ -147,6 +148,23 @@ def test_a_member_of_the_owner_needs_more_to_give_the_app_a_password(hosts: Host
     hosts.superuser_runs(str(raised.value).rpartition(" run: ")[2])
     assert migrate(hosts.url("second", dbname), "app-secret") == []
     psycopg.connect(hosts.server.conninfo(dbname, "bank_app", "app-secret")).close()
+
+
+def test_what_the_login_of_the_service_needs_is_asked_before_anything_is_changed(hosts: Hosts) -> None:
+    dbname = hosts.new_database()
+    migrate(hosts.server.conninfo(dbname))
+    hosts.superuser_runs("alter role second nocreaterole; grant bank_owner to second")
+    hosts.superuser_runs("update bank.installation set sql_digest = 'older'", dbname)
+    with pytest.raises(LoginError, match="service's login cannot be made: second may not create roles"):
+        migrate(hosts.url("second", dbname), service_login=Login("tally", "secret"))
+    hosts.superuser_runs("create role tally")
+    try:
+        with pytest.raises(LoginError, match="tally is a role that pgteller did not make"):
+            migrate(hosts.server.conninfo(dbname), service_login=Login("tally", "secret"))
+    finally:
+        hosts.superuser_runs("drop role tally")
+    with connect(hosts.server.conninfo(dbname)) as superuser:
+        assert superuser.execute("select sql_digest from bank.installation").fetchall() == [{"sql_digest": "older"}]
 
 
 @pytest.mark.parametrize("dbname", ["my bank", "a\"b'c%d?#é/:@\\ $(x)", "select"])
