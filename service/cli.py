@@ -199,14 +199,14 @@ def status(settings: Settings) -> None:
     click.echo(f"database    {shown(url)} (PostgreSQL {version // 10_000}.{version % 10_000})")
     click.echo(f"installed   {state}")
     click.echo(f"service     {base_url(settings)} {'is ready' if is_ready(settings) else 'does not answer'}")
+    if fault is not None:
+        raise click.ClickException(f"this version does not work on the database: {fault}")
     if excess:
         click.echo(
             f"warning     the login of DATABASE_URL can do more than call the bank: it {', '.join(excess)}. "
-            "Give it one of its own: `pgteller logins create NAME`",
+            "Use one of its own: see `pgteller logins --help`",
             err=True,
         )
-    if fault is not None:
-        raise click.ClickException(f"this version does not work on the database: {fault}")
 
 
 @main.command(epilog="Example: pgteller verify --ledger 1")
