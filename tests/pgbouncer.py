@@ -4,6 +4,7 @@ Debian's package, or PGTELLER_TEST_PGBOUNCER: the command of another, with blank
 """
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -33,6 +34,13 @@ def command() -> list[str] | None:
         return shlex.split(named)
     found = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
     return [found] if found else None
+
+
+def keeping_no_statements() -> dict[str, int]:
+    """Return the settings with which it keeps no prepared statements; before 1.21 it never does."""
+    said = subprocess.run([*(command() or []), "--version"], check=True, capture_output=True, text=True).stdout
+    major, minor = re.findall(r"\d+", said)[:2]
+    return {"max_prepared_statements": 0} if (int(major), int(minor)) >= (1, 21) else {}
 
 
 needs_pgbouncer = pytest.mark.skipif(

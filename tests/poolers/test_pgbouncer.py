@@ -23,7 +23,7 @@ from tests.cli.conftest import run_command
 from tests.conftest import APP_PASSWORD, Bank
 from tests.http.conftest import balance_of, new_key, open_account, post, posted, problem_of, transfer
 from tests.http_server import HttpServer, create_key, violations, wait_for
-from tests.pgbouncer import PgBouncer, needs_pgbouncer
+from tests.pgbouncer import PgBouncer, keeping_no_statements, needs_pgbouncer
 
 pytestmark = needs_pgbouncer
 
@@ -356,7 +356,7 @@ def test_a_prepared_statement_that_the_pooler_has_lost_fails_nothing(
             opening = (db.call(pool, "open_account", holder_name="Ada", currency="EUR") for _ in range(20))
             return await asyncio.gather(*opening)
 
-    with pgbouncer(bank, default_pool_size=1) as pooler:
+    with pgbouncer(bank, default_pool_size=1, **keeping_no_statements()) as pooler:
         settings = replace(Settings(), database_url=pooler.of(bank.app_url), database_pooler="none")
         opened = asyncio.run(open_accounts(settings))
     assert len({rows[0]["account_id"] for rows in opened}) == 20
