@@ -36,7 +36,7 @@ def command() -> list[str] | None:
     return [found] if found else None
 
 
-def keeping_no_statements() -> dict[str, int]:
+def keeping_no_statements() -> dict[str, Any]:
     """Return the settings with which it keeps no prepared statements; before 1.21 it never does."""
     said = subprocess.run([*(command() or []), "--version"], check=True, capture_output=True, text=True).stdout
     major, minor = re.findall(r"\d+", said)[:2]
