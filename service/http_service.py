@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from gunicorn.systemd import SD_LISTEN_FDS_START, listen_fds  # type: ignore[import-untyped]
+
 from service import launcher
 from service.config import Settings
 
@@ -100,7 +102,10 @@ def local_address(settings: Settings) -> Address:
 
 def base_url(settings: Settings) -> str:
     """Return the service's address as a URL, as seen from this machine."""
-    host, port = local_address(settings)
+    return _url(*local_address(settings))
+
+
+def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -121,6 +126,19 @@ def port_is_open(address: Address) -> bool:
     with suppress(OSError), socket.create_connection(address, timeout=5):
         return True
     return False
+
+
+def passed_address() -> str | None:
+    """Return the addresses of the sockets that systemd, or who does as it does, listens on for us; None without any.
+
+    gunicorn finds them in the same way, and HOST and PORT do not count then.
+    """
+    addresses = []
+    for descriptor in range(SD_LISTEN_FDS_START, SD_LISTEN_FDS_START + listen_fds(unset_environment=False)):
+        with socket.socket(fileno=os.dup(descriptor)) as listener:
+            name = listener.getsockname()
+        addresses.append(_url(*name[:2]) if isinstance(name, tuple) else f"the socket {name}")
+    return ", ".join(addresses) or None
 
 
 def claim_port(settings: Settings) -> Settings:

@@ -25,6 +25,7 @@ from service.http_service import (
     base_url,
     claim_port,
     gunicorn_command,
+    passed_address,
 )
 from service.installation import NOT_INSTALLED
 from service.local import LocalBank
@@ -47,7 +48,7 @@ def serve_configured(settings: Settings, database_url: str) -> NoReturn:
 
     Raises HttpServiceError when the database cannot be reached, or this version does not work on it. Migrates nothing.
     """
-    settings = claim_port(settings)
+    address = passed_address() or base_url(settings := claim_port(settings))
     place = shown(database_url)
     try:
         installed = installed_version(database_url, settings.database_pooler)
@@ -60,7 +61,7 @@ def serve_configured(settings: Settings, database_url: str) -> NoReturn:
         raise HttpServiceError(f"{place} is not ready: {fault}, then run this again")
     if installed is not None and installed.is_newer:
         click.echo(f"A newer version is installed in the database, {installed.release}; this one works on it", err=True)
-    click.echo(f"pgteller serves {place} at {base_url(settings)}")
+    click.echo(f"pgteller serves {place} at {address}")
     sys.stdout.flush()
     os.chdir(WORKING_DIRECTORY)
     command = gunicorn_command()
