@@ -36,7 +36,7 @@ LEFT = {
 
 def left(database_url: str) -> dict[str, list[str]]:
     with psycopg.connect(database_url) as connection:
-        found = {what: [row[0] for row in connection.execute(sql.SQL(query))] for what, query in LEFT.items()}  # type: ignore[arg-type]
+        found = {what: [row[0] for row in connection.execute(sql.SQL(query))] for what, query in LEFT.items()}
     return {what: names for what, names in found.items() if names}
 
 
