@@ -1,4 +1,4 @@
-"""What is shipped: the wheel, the image, compose, Render. No container runs here: what can be checked without, is."""
+"""What is shipped: the wheel, the image, compose, Render. What needs no container; tests/containers/ runs them."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -36,6 +37,7 @@ FOREIGN_VARIABLES = {
     *("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB"),
     *("PGPASSWORD", "PATH", "USER", "PYTHONUNBUFFERED"),
 }
+RENDER_SCHEMA = "https://render.com/schema/render.yaml.json"
 START_SECONDS_MAX = 60.0
 SECRET_FILES = [
     ".env",
@@ -93,6 +95,26 @@ def test_the_compose_file_is_valid_by_the_schema_of_compose() -> None:
         check=False,
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_blueprint_is_valid_by_the_schema_of_render(tmp_path: Path) -> None:
+    """Render publishes it without a licence, so it is not kept here: a file of it, or Render itself, is asked."""
+    schema = os.environ.get("PGTELLER_RENDER_SCHEMA", RENDER_SCHEMA)
+    if schema == RENDER_SCHEMA:
+        try:
+            with urllib.request.urlopen(schema, timeout=10) as answer:  # noqa: S310 - a constant
+                (tmp_path / "schema.json").write_bytes(answer.read())
+        except OSError as error:
+            pytest.skip(f"render.yaml was not validated: {schema} does not answer ({error})")
+        schema = str(tmp_path / "schema.json")
+    check = [sys.executable, "-m", "check_jsonschema", "--schemafile", schema]
+    checked = subprocess.run([*check, "render.yaml"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    # The schema is one that finds faults.
+    (tmp_path / "faulty.yaml").write_text((ROOT / "render.yaml").read_text().replace("preDeployCommand", "predeploy"))
+    faulty = subprocess.run([*check, tmp_path / "faulty.yaml"], capture_output=True, text=True, check=False)
+    assert faulty.returncode == 1
+    assert "predeploy" in faulty.stdout
 
 
 def test_the_dockerfile_passes_its_linter() -> None:
@@ -179,6 +201,18 @@ def test_compose_migrates_as_the_owner_and_serves_as_bank_app() -> None:
 def test_compose_keeps_the_data_in_a_named_volume_where_the_image_has_it_from_18_on() -> None:
     assert COMPOSE["services"]["db"]["volumes"] == ["data:/var/lib/postgresql"]
     assert "data" in COMPOSE["volumes"]
+
+
+def test_compose_builds_one_image_once_and_pulls_none_of_ours() -> None:
+    services = COMPOSE["services"]
+    assert [name for name, service in services.items() if "build" in service] == ["migrate"]
+    assert services["web"]["image"] == services["migrate"]["image"]
+    assert services["web"]["pull_policy"] == "never"
+    assert services["web"]["security_opt"] == ["no-new-privileges=true"]
+
+
+def test_compose_probes_readiness_by_the_second_until_it_is_there() -> None:
+    assert COMPOSE["services"]["web"]["healthcheck"]["start_interval"] == "1s"
 
 
 def test_compose_opens_one_port_to_this_machine_alone() -> None:
