@@ -187,12 +187,8 @@ def test_a_read_only_disk_does_not_stop_the_service(tmp_path: Path) -> None:
 
 
 def test_without_a_place_to_write_to_the_service_says_what_to_do_in_one_line() -> None:
-    ended = subprocess.run(
-        with_a_read_only_disk(gunicorn_command(), "ro"),
-        cwd=WORKING_DIRECTORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = with_a_read_only_disk(gunicorn_command(), "ro")
+    environment = {**os.environ, "DATABASE_URL": NO_DATABASE}
+    ended = subprocess.run(command, cwd=WORKING_DIRECTORY, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert ended.stderr == "pgteller cannot write to /dev/shm or /tmp: give it one of them, such as by --tmpfs /tmp\n"
