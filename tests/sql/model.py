@@ -819,6 +819,20 @@ class Bank:
         del self.transactions[transaction_count:]
 
 
+def check_posting(row: Row, outcome: Outcome | str) -> None:
+    """Compare a posting with the model's, or the code of one that is not recorded; learn the id that it was given."""
+    if isinstance(outcome, str):
+        assert (row["transaction_id"], row["failure_code"]) == (None, outcome)
+        return
+    transaction = outcome.transaction
+    if not outcome.replayed:
+        assert transaction.transaction_id is None
+        transaction.transaction_id = row["transaction_id"]
+        if transaction.kind == "cross_ledger" and transaction.original:
+            transaction.original.transaction_id = row["original_transaction_id"]
+    assert shown(row, outcome.row()) == outcome.row()
+
+
 def shown(row: Row, expected: Row) -> Row:
     """Return the columns that the model knows, in its terms."""
     known = {name: row[name] for name in expected}

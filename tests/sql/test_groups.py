@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Bank, Connection
-from tests.helpers import Row, balance_of, call, codes, count, open_account, raises, violations
-from tests.sql.test_batch import comparable, items, one_by_one
+from tests.helpers import Row, balance_of, call, call_all, codes, count, open_account, raises, violations
+from tests.sql.model import MAX, check_posting
+from tests.sql.model import Bank as Model
 
 Item = tuple[int | None, int | None, int | None, str | None, str | None]
 
@@ -155,56 +156,107 @@ def test_there_is_a_group_for_each_item(app: Connection, ada: int, bob: int) -> 
         post(app, [transfer(ada, bob, 1)], [1, 2])
 
 
-def each_group_by_itself(app: Connection, batch: list[Item], groups: list[int | None], ledger_id: int) -> list[Row]:
-    rows: list[Row] = []
-    for number, run in itertools.groupby(zip(batch, groups, strict=True), lambda pair: pair[1]):
-        part = [item for item, _ in run]
-        posted = one_by_one(app, part, ledger_id) if number is None else post(app, part, None, atomic=True,
-                                                                              ledger_id=ledger_id)  # fmt: skip
-        for row in posted:
-            if row["failure_code"] == "batch_aborted":
-                stopped_by = row["failure_detail"]["stopped_by"] + len(rows)
-                row["failure_detail"] |= {"stopped_by": stopped_by, "reason": f"item {stopped_by} was not posted"}
-        rows += posted
-    return rows
+grouped_items = st.lists(
+    st.tuples(
+        st.sampled_from(["transfer", "transfer", "transfer", "credit", "debit"]),
+        st.integers(0, 5),
+        st.integers(0, 5),
+        st.one_of(st.integers(1, 120), st.sampled_from([0, -5, MAX, 2**53])),
+        st.sampled_from([None, "a", "b", "c", "d", " "]),
+        st.sampled_from([None, 1, 1, 1, 2, 2]),
+    ),
+    min_size=1,
+    max_size=12,
+)
 
 
 @pytest.mark.parametrize("limited", [False, True])
-def test_a_batch_is_equal_to_each_of_its_groups_by_itself(bank: Bank, limited: bool) -> None:
+def test_groups_are_posted_or_not_as_the_model_says_and_keys_are_those_of_all_calls(bank: Bank, limited: bool) -> None:
+    """Several calls share few keys, so that a group meets keys of its own, of its neighbours, and of earlier calls."""
     with bank.connect() as app, bank.connect("bank_owner") as owner:
 
         @settings(
-            max_examples=100, deadline=None, database=None, derandomize=False, suppress_health_check=list(HealthCheck)
+            max_examples=120, deadline=None, database=None, derandomize=False, suppress_health_check=list(HealthCheck)
         )
-        @given(batch=items, group_numbers=st.lists(st.sampled_from([None, 1, 1, 1, 2, 2]), min_size=25, max_size=25))
-        def compare(batch: list[Any], group_numbers: list[int | None]) -> None:
-            outcomes = []
-            for function in (post, each_group_by_itself):
-                ledger_id = call(owner, "create_ledger", "Groups")["ledger_id"]
-                accounts = [
-                    open_account(app, balance, currency, overdraft_limit_minor=overdraft, ledger_id=ledger_id)
-                    for currency, overdraft, balance in
-                    [("EUR", 0, 150), ("EUR", 100, 0), ("EUR", None, 0), ("EUR", 0, 40), ("JPY", 50, 0)]
-                ]  # fmt: skip
-                call(app, "freeze_account", accounts[3], ledger_id=ledger_id)
-                if limited:
-                    call(app, "set_limit", accounts[0], "day", 200, 4, ledger_id=ledger_id)
-                    call(app, "set_limit", accounts[1], "maximum_balance", 90, ledger_id=ledger_id)
-                named: dict[int, int | None] = {**dict(enumerate(accounts)), 5: 10**15, 6: None}
-                rows = function(
-                    app, [(named[d], named[c], *rest) for d, c, *rest in batch], group_numbers[: len(batch)],
-                    ledger_id=ledger_id,
-                )  # fmt: skip
-                left = app.execute(
-                    "select balance_minor, version from bank.account_detail where ledger_id = %s order by account_id",
-                    [ledger_id],
-                ).fetchall()
-                assert app.execute("select * from bank.verify(%s)", [ledger_id]).fetchall() == []
-                numbers = {account_id: number for number, account_id in enumerate(accounts)}
-                outcomes.append((comparable(rows, numbers), left))
-            assert outcomes[0] == outcomes[1]
+        @given(batches=st.lists(grouped_items, min_size=1, max_size=4))
+        def compare(batches: list[list[Any]]) -> None:
+            ledger_id = call(owner, "create_ledger", "Groups")["ledger_id"]
+            model = Model(stripe_choice=app.info.backend_pid)
+            accounts = open_accounts_of_both(app, model, ledger_id, limited=limited)
+            named = [*accounts, 10**15]
+            for batch in batches:
+                kinds, debits, credits, amounts_minor, keys, groups = (list(x) for x in zip(*batch, strict=True))
+                arguments: Row = {
+                    "transaction_types": kinds,
+                    "debit_account_ids": [named[number] for number in debits],
+                    "credit_account_ids": [
+                        None if kind == "debit" and number == debit else named[number]
+                        for kind, debit, number in zip(kinds, debits, credits, strict=True)
+                    ],
+                    "amounts_minor": amounts_minor,
+                    "idempotency_keys": keys,
+                    "groups": groups,
+                    "ledger_id": ledger_id,
+                    "atomic": False,
+                }
+                outcomes = model.post(**arguments)
+                rows = call_all(app, "post", **arguments)
+                for row, outcome in zip(rows, outcomes, strict=True):
+                    check_posting(row, outcome)
+                check_details(rows, keys, groups, model, ledger_id)
+            left = app.execute(
+                "select account_id, balance_minor, version from bank.account_detail where ledger_id = %s", [ledger_id]
+            ).fetchall()
+            assert {row["account_id"]: (row["balance_minor"], row["version"]) for row in left} == {
+                account.account_id: (account.balance, account.version) for account in model.accounts
+            }
+            assert app.execute("select * from bank.verify(%s)", [ledger_id]).fetchall() == []
 
         compare()
+
+
+def open_accounts_of_both(app: Connection, model: Model, ledger_id: int, *, limited: bool) -> list[int]:
+    """Open five accounts in the bank and in the model, and return their ids."""
+    for currency, overdraft, balance in (("EUR", 0, 150), ("EUR", 100, 1), ("EUR", None, 1), ("EUR", 0, 40),
+                                         ("JPY", 50, 1)):  # fmt: skip
+        account = model.open_account(currency, overdraft, ledger_id)
+        account.account_id = open_account(app, currency=currency, overdraft_limit_minor=overdraft, ledger_id=ledger_id)
+        posted = call(app, "credit", account.account_id, balance, ledger_id=ledger_id)
+        model.books[ledger_id, "settlement", currency].account_id = posted["debit_account_id"]
+        check_posting(posted, model.credit(account.account_id, balance, None, ledger_id))
+    books = model.books.values()
+    accounts = [account.account_id for account in model.accounts if account not in books and account.account_id]
+    changes: list[tuple[str, Row]] = [
+        ("stripe_account", {"account_id": accounts[2], "stripes": 3}),
+        ("freeze_account", {"account_id": accounts[3], "reason": None, "debits": True, "credits": True}),
+    ]
+    if limited:
+        day = {"limit_kind": "day", "amount_max_minor": 200, "count_max": 4}
+        most = {"limit_kind": "maximum_balance", "amount_max_minor": 90, "count_max": None}
+        changes += [("set_limit", {"account_id": accounts[0], **day}),
+                    ("set_limit", {"account_id": accounts[1], **most})]  # fmt: skip
+    for function, arguments in changes:
+        getattr(model, function)(**arguments, ledger_id=ledger_id)
+        call(app, function, **arguments, ledger_id=ledger_id)
+    return accounts
+
+
+def check_details(
+    rows: list[Row], keys: list[str | None], groups: list[int | None], model: Model, ledger_id: int
+) -> None:
+    """Check what the model does not tell: who stopped an item, and which transaction has its key."""
+    positions = range(len(rows))
+    for _, run in itertools.groupby(positions, lambda n: n if groups[n] is None else -(groups[n] or 0)):
+        group = list(run)
+        stopped = [n for n in group if rows[n]["failure_code"] == "batch_aborted"]
+        if stopped:
+            (stopped_by,) = set(group) - set(stopped)
+            assert rows[stopped_by]["failure_code"] is not None
+            assert {rows[n]["failure_detail"]["stopped_by"] for n in stopped} == {stopped_by + 1}
+            assert not any(rows[n]["replayed"] for n in stopped)
+    for row, key in zip(rows, keys, strict=True):
+        if row["failure_code"] == "idempotency_key_reused" and "transaction_id" in row["failure_detail"]:
+            assert row["failure_detail"]["transaction_id"] == model.recorded[ledger_id, key].transaction_id
 
 
 def test_a_replay_in_a_group_that_is_stopped_is_not_taken_back(app: Connection) -> None:
@@ -215,5 +267,22 @@ def test_a_replay_in_a_group_that_is_stopped_is_not_taken_back(app: Connection) 
         [[ada] * 4, [bob] * 4, [60, 1000, 41, 40], ["key", "more", "next", "last"]],
     ).fetchall()
     assert codes(rows) == ["batch_aborted", "insufficient_funds", "insufficient_funds", None]
+    assert (rows[0]["transaction_id"], rows[0]["replayed"]) == (None, False)
+    assert call(app, "find_transaction", "key")["amount_minor"] == 60
     assert balance_of(app, ada) == 0
+    assert violations(app) == []
+
+
+def test_a_key_of_an_earlier_call_stops_a_group_before_an_item_that_would_be_rejected(app: Connection) -> None:
+    """That the key is used is known only from the database: the rest of the group looks as if it came to its end."""
+    ada, bob = open_account(app, 100), open_account(app)
+    used = call(app, "transfer", ada, bob, 60, "key")
+    rows = post(app, [transfer(ada, bob, 5, "new"), transfer(ada, bob, 61, "key"), transfer(ada, bob, 999, "more")],
+                [1, 1, 1])  # fmt: skip
+    assert codes(rows) == ["batch_aborted", "idempotency_key_reused", "batch_aborted"]
+    assert rows[1]["failure_detail"]["transaction_id"] == used["transaction_id"]
+    assert rows[2]["failure_detail"]["stopped_by"] == 2
+    for key in ("new", "more"):
+        with raises("TLTXN", "transaction_not_found"):
+            call(app, "find_transaction", key)
     assert violations(app) == []
