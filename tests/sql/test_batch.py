@@ -135,6 +135,57 @@ def test_a_batch_sent_again_posts_nothing(app: Connection, owner: Connection) ->
     assert count(owner, "entry") == entries
 
 
+FIRST = {
+    "transaction_types": "transfer",
+    "debit_account_ids": 2,
+    "credit_account_ids": 3,
+    "amounts_minor": 10,
+    "idempotency_keys": "key",
+    "descriptions": "Lunch",
+    "external_ids": "receipt-1",
+    "metadatas": '{"guests": 2}',
+}
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in one call", "in two calls"])
+@pytest.mark.parametrize(
+    ("difference", "field"),
+    [
+        ({"transaction_types": "debit"}, "transaction_type"),
+        ({"debit_account_ids": 4}, "debit_account_id"),
+        ({"credit_account_ids": 4}, "credit_account_id"),
+        ({"amounts_minor": 11}, "amount_minor"),
+        ({"descriptions": "Supper"}, "description"),
+        ({"descriptions": None}, "description"),
+        ({"external_ids": "receipt-2"}, "external_id"),
+        ({"external_ids": None}, "external_id"),
+        ({"metadatas": '{"guests": 3}'}, "metadata"),
+        ({"metadatas": None}, "metadata"),
+    ],
+    ids=str,
+)
+def test_a_key_that_returns_replays_the_same_item_and_refuses_any_other(
+    app: Connection, difference: Row, field: str, together: bool
+) -> None:
+    """Either of the two may be the one that has nothing where the other has something."""
+    for _ in range(3):
+        open_account(app, 100)
+    for first, second in ((FIRST, FIRST | difference), (FIRST | difference, FIRST)):
+        key = {"idempotency_keys": f"key-{first == FIRST}"}
+        batch = [first | key, second | key, first | key]
+        calls = [batch] if together else [[item] for item in batch]
+        rows = [
+            row
+            for items_of_call in calls
+            for row in call_all(app, "post", **{name: [item[name] for item in items_of_call] for name in FIRST})
+        ]
+        assert [row["failure_code"] for row in rows] == [None, "idempotency_key_reused", None]
+        assert rows[1]["failure_detail"]["field"] == field
+        assert rows[1]["failure_detail"]["transaction_id"] == rows[0]["transaction_id"]
+        assert rows[2] == {**rows[0], "replayed": True}
+    assert violations(app) == []
+
+
 def test_an_atomic_batch_posts_all(app: Connection) -> None:
     ada, bob = open_account(app, 100), open_account(app)
     rows = post(app, [(ada, bob, 60, "a", None), (bob, ada, 10, "b", None)], atomic=True)
