@@ -127,6 +127,16 @@ def test_what_is_held_is_not_available_to_legs(app: Connection, ada: int, shop: 
     assert violations(app) == []
 
 
+def test_the_minimum_is_of_what_is_not_held_with_legs_too(app: Connection, ada: int, shop: int) -> None:
+    call(app, "set_limit", ada, "minimum_balance", 300)
+    hold_id = authorise(app, ada, 500, shop)
+    assert post(app, (ada, -201), (shop, 201))["failure_code"] == "balance_below_minimum"
+    assert post(app, (ada, -200), (shop, 200))["failure_code"] is None
+    assert call(app, "capture", hold_id)["failure_code"] is None
+    assert balance_of(app, ada) == 300
+    assert violations(app) == []
+
+
 def test_legs_keep_to_the_limits_in_the_documented_order(app: Connection, ada: int, shop: int) -> None:
     call(app, "set_limit", ada, "day", 80, 1)
     call(app, "set_limit", ada, "transaction", 90)
