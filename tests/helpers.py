@@ -133,3 +133,13 @@ def balances_of(connection: Connection, account_id: int) -> tuple[int, int, int]
     """Return the posted, the held and the available balance."""
     row = call(connection, "balance", account_id)
     return row["balance_minor"], row["held_minor"], row["available_balance_minor"]
+
+
+def hold_other_stripes(holder: Connection, account_id: int, number: int) -> None:
+    """Lock every stripe of an account but this one, in the holder's open transaction: who posts to it posts there."""
+    locked = holder.execute(
+        "select from bank.account where bank._account_of(account_id) = %(account_id)s and stripes = -1"
+        " and account_id <> bank._stripe_id(%(account_id)s, %(number)s) for no key update nowait",
+        {"account_id": account_id, "number": number},
+    )
+    assert locked.rowcount > 0

@@ -8,9 +8,10 @@ import pytest
 
 from tests.concurrency.conftest import Sessions, posting
 from tests.conftest import Connection
-from tests.helpers import balance_of, call, call_all, violations
+from tests.helpers import balance_of, call, call_all, hold_other_stripes, open_account, violations
 
 SETTLEMENT = 1
+STRIPES = 64
 # SERIALIZABLE knows what was read by the page, and may refuse the commit of one of several that were open at once.
 SEVERAL_COMMIT = pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
 
@@ -44,6 +45,98 @@ def test_a_posting_waits_only_when_every_stripe_is_held(
         holder.commit()
     assert third.row()["transaction_status"] == "success"
     assert balance_of(app, SETTLEMENT) == -40_003
+    assert violations(app) == []
+
+
+@pytest.fixture
+def hot(app: Connection) -> int:
+    """An account of 64 stripes."""
+    account_id = open_account(app, overdraft_limit_minor=None)
+    call(app, "stripe_account", account_id, STRIPES)
+    return account_id
+
+
+def hold_stripe(sessions: Sessions, account_id: int, number: int) -> Connection:
+    """A session that holds one stripe of the account."""
+    return sessions.holding(
+        f"select from bank.account where account_id = bank._stripe_id({account_id}, {number}) for no key update",
+        "bank_owner",
+    )
+
+
+POSTINGS = [
+    "transfer({debit}, {credit}, 5)",
+    "post_transfers(array[{debit}], array[{credit}], array[5])",
+    "post_legs(array[{debit}, {credit}], array[-5, 5])",
+]
+
+
+@pytest.mark.parametrize("post", POSTINGS)
+def test_a_posting_whose_own_stripe_is_held_takes_another_that_is_free(
+    sessions: Sessions, app: Connection, accounts: list[int], hot: int, post: str
+) -> None:
+    session = sessions.idle()
+    holder = hold_stripe(sessions, hot, session.info.backend_pid % STRIPES)
+    posted = posting(session, post.format(debit=accounts[0], credit=hot))
+    assert posted["transaction_status"] == "success"
+    holder.rollback()
+    assert balance_of(app, hot) == 5
+    assert violations(app) == []
+
+
+@pytest.mark.parametrize("post", POSTINGS)
+@pytest.mark.parametrize("number", [0, 63])
+def test_a_posting_finds_the_only_stripe_that_is_free(
+    sessions: Sessions, app: Connection, owner: Connection, accounts: list[int], *, hot: int, post: str, number: int
+) -> None:
+    holder = sessions.idle("bank_owner", autocommit=False)
+    hold_other_stripes(holder, hot, number)
+    posted = posting(sessions.idle(), post.format(debit=accounts[0], credit=hot))
+    assert posted["transaction_status"] == "success"
+    holder.rollback()
+    rows = owner.execute(
+        "select account_id - bank._stripe_id(%(hot)s, 0) as number from bank.account"
+        " where bank._account_of(account_id) = %(hot)s and version > 0",
+        {"hot": hot},
+    )
+    assert rows.fetchall() == [{"number": number}]
+    assert violations(app) == []
+
+
+@pytest.mark.parametrize("number", [0, 63])
+@pytest.mark.parametrize("change", ["freeze_account({hot})", "close_account({hot})", "stripe_account({hot}, 1)"])
+def test_who_changes_a_striped_account_waits_for_a_posting_to_any_stripe(
+    sessions: Sessions, app: Connection, accounts: list[int], *, hot: int, number: int, change: str
+) -> None:
+    others = sessions.idle("bank_owner", autocommit=False)
+    hold_other_stripes(others, hot, number)
+    holder = sessions.holding(f"select bank.transfer({accounts[0]}, {hot}, 5)")
+    others.rollback()
+    waiter = sessions.start(f"select * from bank.{change.format(hot=hot)}")
+    assert waiter.is_blocked_by(holder)
+    holder.rollback()
+    assert waiter.row()["account_id"] == hot
+    assert violations(app) == []
+
+
+@pytest.mark.parametrize("post", POSTINGS)
+@pytest.mark.parametrize("forward", [True, False])
+def test_of_two_striped_accounts_the_lower_one_s_stripe_is_taken_first_in_either_direction(
+    sessions: Sessions, app: Connection, owner: Connection, *, post: str, forward: bool
+) -> None:
+    """Who waits for a stripe of the lower account holds none of the higher one's yet, or two would deadlock."""
+    lower, higher = (open_account(app, overdraft_limit_minor=None) for _ in range(2))
+    for account_id in (lower, higher):
+        call(app, "stripe_account", account_id, 1)
+    holder = hold_stripe(sessions, lower, 0)
+    debit, credit = (lower, higher) if forward else (higher, lower)
+    waiter = sessions.start(f"select * from bank.{post.format(debit=debit, credit=credit)}")
+    assert waiter.is_blocked_by(holder)
+    owner.execute(
+        "select from bank.account where account_id = bank._stripe_id(%s, 0) for no key update nowait", [higher]
+    )
+    holder.rollback()
+    assert waiter.row()["transaction_status"] == "success"
     assert violations(app) == []
 
 

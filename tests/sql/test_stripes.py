@@ -1,11 +1,23 @@
 """Striped accounts: what is the same for them, and what is refused."""
 
 import random
+from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import Connection
-from tests.helpers import Row, balance_of, call, call_all, open_account, raises, violations, violations_of_slices
+from tests.conftest import Bank, Connection
+from tests.helpers import (
+    Row,
+    balance_of,
+    balances_of,
+    call,
+    call_all,
+    hold_other_stripes,
+    open_account,
+    raises,
+    violations,
+    violations_of_slices,
+)
 
 SETTLEMENT = 1
 
@@ -74,6 +86,85 @@ def test_a_statement_may_start_at_any_version(app: Connection, owner: Connection
         line = call(app, "statement", hot, version + 1, 1)
         assert {name: line[name] for name in expected[version]} == expected[version]
         assert (line["account_id"], line["counterparty_account_id"]) == (hot, hot + 1)
+
+
+@pytest.fixture
+def holder(bank: Bank) -> Iterator[Connection]:
+    """Somebody who holds stripes in an open transaction."""
+    with bank.connect("bank_owner", autocommit=False) as holder:
+        yield holder
+        holder.rollback()
+
+
+@pytest.fixture(params=[0, 1, 62, 63])
+def number(request: pytest.FixtureRequest) -> int:
+    """The number of a stripe: the outermost two of either end."""
+    number: int = request.param
+    return number
+
+
+@pytest.fixture
+def hot_account(app: Connection, owner: Connection, holder: Connection, number: int) -> int:
+    """An account of 64 stripes that has 5 on that one, and nothing anywhere else."""
+    hot, other = open_account(app, overdraft_limit_minor=None), open_account(app, 100)
+    call(app, "stripe_account", hot, 64)
+    hold_other_stripes(holder, hot, number)
+    assert call(app, "transfer", other, hot, 5)["failure_code"] is None
+    holder.rollback()
+    assert stripes_of(owner, hot, "balance_minor <> 0") == {number: -1}
+    return hot
+
+
+def stripes_of(owner: Connection, account_id: int, condition: str = "true") -> dict[int, int]:
+    """Return the column `stripes` of each stripe by its number: -1 when it is in use, -2 when it was given up."""
+    rows = owner.execute(
+        "select account_id - bank._stripe_id(%(id)s, 0) as number, stripes from bank.account"
+        f" where bank._account_of(account_id) = %(id)s and stripes < 0 and {condition}".encode(),
+        {"id": account_id},
+    ).fetchall()
+    return {row["number"]: row["stripes"] for row in rows}
+
+
+def test_what_is_on_any_one_stripe_is_the_account_s(app: Connection, hot_account: int) -> None:
+    assert balances_of(app, hot_account)[:2] == (5, 0)
+    assert [row["balance_minor"] for row in call_all(app, "balances", [hot_account])] == [5]
+    account = call(app, "account", hot_account)
+    assert (account["balance_minor"], account["version"]) == (5, 1)
+    (line,) = call_all(app, "statement", hot_account)
+    assert (line["version"], line["amount_minor"], line["balance_after_minor"]) == (1, 5, 5)
+    lines = app.execute("select amount_minor from bank.statement_line where account_id = %s", [hot_account]).fetchall()
+    assert lines == [{"amount_minor": 5}]
+    assert violations(app) == []
+    assert violations_of_slices(app, 7) == []
+    with raises("TLBAL", "account_not_empty"):
+        call(app, "close_account", hot_account)
+
+
+def test_a_state_is_that_of_every_stripe(app: Connection, holder: Connection, hot_account: int, number: int) -> None:
+    other = open_account(app, 100)
+    call(app, "freeze_account", hot_account)
+    hold_other_stripes(holder, hot_account, number)
+    assert call(app, "transfer", other, hot_account, 5)["failure_code"] == "account_frozen"
+    holder.rollback()
+    call(app, "unfreeze_account", hot_account)
+    hold_other_stripes(holder, hot_account, number)
+    assert call(app, "transfer", hot_account, other, 5)["failure_code"] is None
+    holder.rollback()
+    assert call(app, "close_account", hot_account)["account_status"] == "closed"
+    assert violations(app) == []
+
+
+@pytest.mark.parametrize("stripes", [1, 2, 63])
+def test_a_stripe_that_is_given_up_takes_no_posting_and_keeps_what_it_has(
+    app: Connection, owner: Connection, hot_account: int, stripes: int
+) -> None:
+    other = open_account(app, 100)
+    call(app, "stripe_account", hot_account, stripes)
+    assert balance_of(app, hot_account) == 5
+    assert stripes_of(owner, hot_account) == {number: -1 if number < stripes else -2 for number in range(64)}
+    call(app, "transfer", other, hot_account, 7)
+    assert balance_of(app, hot_account) == 12
+    assert violations(app) == []
 
 
 def test_a_striped_account_is_named_by_its_own_id_everywhere(app: Connection, owner: Connection) -> None:
