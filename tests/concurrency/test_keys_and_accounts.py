@@ -71,6 +71,23 @@ def test_a_raced_key_of_another_request_on_other_accounts_posts_when_the_first_r
     assert violations(app) == []
 
 
+def test_two_batches_with_the_same_keys_in_opposite_orders_do_not_deadlock(
+    sessions: Sessions, app: Connection, accounts: list[int]
+) -> None:
+    """They have no account in common. Either holds its first keys when it comes to the one that somebody else has."""
+    other = int(posting(app, "open_account('Eve', 'EUR')")["account_id"])
+    holder = sessions.holding(f"select bank.credit({other}, 1, 'm')")
+    batch = "select * from bank.post_transfers(array[{0},{0},{0}], array[{1},{1},{1}], array[1, 1, 1], array[{2}])"
+    first = sessions.start(batch.format(*accounts[:2], "'a', 'm', 'z'"))
+    assert first.is_blocked_by(holder)
+    second = sessions.start(batch.format(*accounts[2:], "'z', 'm', 'a'"))
+    assert second.is_blocked_by(holder, first.connection)
+    holder.rollback()
+    assert [row["failure_code"] for row in first.rows()] == [None] * 3
+    assert [row["failure_code"] for row in second.rows()] == ["idempotency_key_reused"] * 3
+    assert violations(app) == []
+
+
 def test_the_same_key_in_two_ledgers_does_not_wait(sessions: Sessions, app: Connection, owner: Connection) -> None:
     ledger_id = posting(owner, "create_ledger('Other')")["ledger_id"]
     posting(app, "open_account('Ada', 'EUR')")
