@@ -108,6 +108,7 @@ def hot_account(app: Connection, owner: Connection, holder: Connection, number: 
     """An account of 64 stripes that has 5 on that one, and nothing anywhere else."""
     hot, other = open_account(app, overdraft_limit_minor=None), open_account(app, 100)
     call(app, "stripe_account", hot, 64)
+    app.execute("set lock_timeout = '5s'")  # nobody waits: one stripe is free
     hold_other_stripes(holder, hot, number)
     assert call(app, "transfer", other, hot, 5)["failure_code"] is None
     holder.rollback()
