@@ -4,11 +4,13 @@ Capture and void lock the hold's accounts before they look at the hold, as an au
 they look at what is available. Who sweeps expired holds waits for nobody.
 """
 
+import datetime as dt
+
 import pytest
 
 from tests.concurrency.conftest import Sessions, posting
 from tests.conftest import Connection
-from tests.helpers import balances_of, call, expire, hold_state, violations
+from tests.helpers import authorise, balances_of, call, expire, hold_state, open_account, violations
 
 ADA, SHOP = 2, 3
 DEADLINE = "expires_at => now() + interval '1 day'"
@@ -118,6 +120,25 @@ def test_what_a_hold_held_that_expired_while_a_sweep_waited_is_swept(
     holder.commit()
     assert waiter.row()["amount_minor"] == 10_001
     assert balances_of(app, ADA) == (0, 0, 0)
+    assert violations(app) == []
+
+
+@pytest.mark.parametrize(
+    "change", ["close_account({})", "set_limit({}, 'minimum_balance', 0)", "stripe_account({}, 4)"]
+)
+def test_a_hold_that_expired_while_a_change_of_its_account_waited_is_not_in_the_way(
+    sessions: Sessions, app: Connection, owner: Connection, change: str
+) -> None:
+    account_id = open_account(app, overdraft_limit_minor=50)
+    hold_id = authorise(app, account_id, 50, expires_at=dt.datetime.now(dt.UTC) + dt.timedelta(days=1))
+    holder = sessions.holding(f"select bank.set_limit({account_id}, 'overdraft', null)")
+    waiter = sessions.start(f"select * from bank.{change.format(account_id)}")
+    assert waiter.is_blocked_by(holder)
+    # Not in the past of the waiter's statement, as `expire` would have it.
+    owner.execute("update bank.hold set expires_at = clock_timestamp() where hold_id = %s", [hold_id])
+    holder.commit()
+    assert waiter.row()["held_minor"] == 0
+    assert hold_state(app, hold_id) == ("expired", 0, 0)
     assert violations(app) == []
 
 

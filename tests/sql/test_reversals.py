@@ -1,9 +1,12 @@
 """Reversals: money goes back the way it came, in full or in part, never more than there was."""
 
+import datetime as dt
+
 import pytest
 
 from tests.conftest import Connection
-from tests.helpers import Row, authorise, balance_of, call, call_all, count, open_account, raises, violations
+from tests.helpers import Row, authorise, balance_of, call, call_all, count, expire, open_account, raises, violations
+from tests.sql.model import MAX
 
 SETTLEMENT = 1
 
@@ -163,6 +166,31 @@ def test_a_forced_reversal_leaves_what_is_held(app: Connection, shop: int, paid:
     assert call(app, "reverse", paid, force=True)["debit_balance_after_minor"] == 0
     assert call(app, "account", shop)["overdraft_limit_minor"] == 150
     assert call(app, "capture", hold_id)["failure_code"] is None
+    assert violations(app) == []
+
+
+def test_a_forced_reversal_allows_no_overdraft_for_a_hold_that_has_expired(
+    app: Connection, owner: Connection, shop: int, paid: int
+) -> None:
+    expire(owner, authorise(app, shop, 150, expires_at=dt.datetime.now(dt.UTC) + dt.timedelta(days=1)))
+    call(app, "debit", shop, 50)
+    assert call(app, "reverse", paid, force=True)["debit_balance_after_minor"] == -50
+    assert call(app, "account", shop)["overdraft_limit_minor"] == 50
+    assert violations(app) == []
+
+
+@pytest.mark.parametrize(("held", "code"), [(0, None), (1, "insufficient_funds")])
+def test_a_forced_reversal_allows_no_overdraft_beyond_the_exact_range(app: Connection, held: int, code: str) -> None:
+    """What the account has after it, less what is held, must be a number that every client can read."""
+    account_id, other = open_account(app, overdraft_limit_minor=5), open_account(app)
+    credited = call(app, "credit", account_id, MAX)["transaction_id"]
+    call(app, "transfer", account_id, other, MAX)
+    if held:
+        authorise(app, account_id, held)
+    reversal = call(app, "reverse", credited, force=True)
+    assert reversal["failure_code"] == code
+    assert call(app, "account", account_id)["overdraft_limit_minor"] == (5 if held else MAX)
+    assert balance_of(app, account_id) == (0 if held else -MAX)
     assert violations(app) == []
 
 
