@@ -119,3 +119,28 @@ def test_transfers_to_each_other_s_ledgers_do_not_deadlock(
     gate.commit()
     assert first.row()["failure_code"] is second.row()["failure_code"] is None
     assert violations(app) == []
+
+
+@pytest.mark.parametrize("waits_for", ["the account", "the clearing account"])
+@pytest.mark.parametrize("call_of_it", ["transfer_to_ledger({ada}, 2, {theirs}, 5)",
+                                        "transfer_to_ledger({theirs}, 1, {ada}, 5, ledger_id => 2)"])  # fmt: skip
+def test_who_waits_in_the_lower_ledger_has_locked_nothing_in_the_higher_one_yet(
+    sessions: Sessions, app: Connection, owner: Connection, accounts: list[int], *, waits_for: str, call_of_it: str
+) -> None:
+    """Else a transfer the other way, which waits in the higher one and holds what this one wants, would deadlock."""
+    branch = call(owner, "create_ledger", "Branch")["ledger_id"]
+    assert branch == 2
+    theirs = open_account(app, 500, ledger_id=branch)
+    posting(app, f"transfer_to_ledger({ADA}, 2, {theirs}, 1)")
+    clearing = owner.execute("select account_id from bank.account where clearing and ledger_id = 1").fetchall()
+    call(app, "stripe_account", clearing[0]["account_id"], 1)
+    row_id = str(ADA) if waits_for == "the account" else f"bank._stripe_id({clearing[0]['account_id']}, 0)"
+    gate = sessions.holding(
+        f"select from bank.account where ledger_id = 1 and account_id = {row_id} for no key update", "bank_owner"
+    )
+    waiter = sessions.start(f"select * from bank.{call_of_it.format(ada=ADA, theirs=theirs)}")
+    assert waiter.is_blocked_by(gate)
+    owner.execute("select from bank.account where ledger_id = 2 for no key update nowait")
+    gate.rollback()
+    assert waiter.row()["failure_code"] is None
+    assert violations(app) == []
