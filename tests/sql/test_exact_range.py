@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.conftest import Connection
-from tests.helpers import Row, authorise, call, call_all, open_account, raises, violations
+from tests.helpers import Row, authorise, balance_of, call, call_all, open_account, raises, violations
 
 MAX = 2**53 - 1
 
@@ -115,3 +115,14 @@ def test_a_hold_expires_in_a_year_that_every_client_can_read(app: Connection) ->
     ).fetchall()
     app.execute("set timezone = 'Pacific/Kiritimati'")
     assert call(app, "hold", row["transaction_id"])["expires_at"].year == 9999
+
+
+def test_legs_that_come_to_more_than_the_exact_range_have_the_largest_amount_of_it(app: Connection) -> None:
+    """Each leg and each balance is within it, which is all that is asked of them."""
+    payers = [open_account(app, overdraft_limit_minor=None) for _ in range(2)]
+    payees = [open_account(app) for _ in range(2)]
+    posted = call(app, "post_legs", [*payers, *payees], [-MAX, -MAX, MAX, MAX], idempotency_key="key")
+    assert (posted["failure_code"], posted["amount_minor"]) == (None, MAX)
+    assert call(app, "post_legs", [*payers, *payees], [-MAX, -MAX, MAX, MAX], idempotency_key="key")["replayed"]
+    assert [balance_of(app, account_id) for account_id in (*payers, *payees)] == [-MAX, -MAX, MAX, MAX]
+    assert violations(app) == []
