@@ -172,8 +172,8 @@ def test_a_forced_reversal_leaves_what_is_held(app: Connection, shop: int, paid:
 def test_a_forced_reversal_allows_no_overdraft_for_a_hold_that_has_expired(
     app: Connection, owner: Connection, shop: int, paid: int
 ) -> None:
-    expire(owner, authorise(app, shop, 150, expires_at=dt.datetime.now(dt.UTC) + dt.timedelta(days=1)))
     call(app, "debit", shop, 50)
+    expire(owner, authorise(app, shop, 150, expires_at=dt.datetime.now(dt.UTC) + dt.timedelta(days=1)))
     assert call(app, "reverse", paid, force=True)["debit_balance_after_minor"] == -50
     assert call(app, "account", shop)["overdraft_limit_minor"] == 50
     assert violations(app) == []
