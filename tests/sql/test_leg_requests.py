@@ -37,6 +37,7 @@ def post(app: Connection, *legs: tuple[Any, Any], conditions: object = (), **nam
         ({"balance_at_most_minor": 899}, False),
         ({"version": 1}, True),
         ({"version": 2}, False),
+        ({"version": 0}, False),
         ({"version": 1, "balance_at_least_minor": 901}, False),
         ({}, True),
     ],
