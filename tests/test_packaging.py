@@ -26,6 +26,7 @@ from service.config import VARIABLES, Settings
 from service.embedded import EmbeddedPostgres
 from service.http_service import claim_port
 from service.installation import MIGRATIONS, ROOT, SQL, last_migration_id
+from service.logins import SERVICE_LOGIN
 from service.migrate import migrate
 from service.owner import installed_version
 from tests.conftest import APP_PASSWORD
@@ -190,10 +191,15 @@ def test_compose_starts_the_service_after_the_migration_and_that_after_the_datab
     assert services["web"]["healthcheck"]["test"] == ["CMD", *_health_check()]
 
 
-def test_compose_migrates_as_the_owner_and_serves_as_bank_app() -> None:
+def test_compose_migrates_as_the_owner_and_serves_with_a_login_of_its_own() -> None:
     services = COMPOSE["services"]
     assert "//${POSTGRES_USER:-postgres}@db:" in services["migrate"]["environment"]["DATABASE_OWNER_URL"]
-    assert "//bank_app@db:" in services["web"]["environment"]["DATABASE_URL"]
+    assert f"//{SERVICE_LOGIN}@db:" in services["web"]["environment"]["DATABASE_URL"]
+    password = services["migrate"]["environment"]["SERVICE_PASSWORD"]
+    assert password.startswith("${SERVICE_PASSWORD:?")
+    assert services["web"]["environment"]["PGPASSWORD"] == password
+    # The login is made with the timeouts that the service has.
+    assert {"REQUEST_TIMEOUT_SECONDS", "LOCK_TIMEOUT_MS"} <= set(services["migrate"]["environment"])
     assert "DATABASE_OWNER_URL" not in services["web"]["environment"]
     assert "POSTGRES_PASSWORD" not in str(services["web"])
 

@@ -9,8 +9,10 @@ import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from service.config import Settings
 from service.embedded import EmbeddedPostgres
 from service.installation import ROOT
+from service.logins import service_login
 from service.migrate import migrate
 from tests.helpers import open_account
 from tests.test_packaging import hosted
@@ -72,7 +74,7 @@ def test_nothing_is_left_and_another_bank_of_the_server_goes_on(logins: tuple[st
     first, second, as_superuser = logins
     assert left(as_superuser) == {}
     for database_url in (first, second):
-        migrate(database_url, "of-the-app")
+        migrate(database_url, "of-the-app", service_login=service_login(Settings(), "of-the-service"))
         use(database_url)
     assert set(left(as_superuser)) == {"roles", "schemas", "tables", "types", "default privileges", "memberships"} - (
         {"memberships"} if first == as_superuser else set()
