@@ -12,13 +12,11 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from psycopg.rows import dict_row
 
 from service import db, watch
 from service.config import Settings
 from service.db import Pool
 from service.owner import call, connect
-from service.rights import excess_rights
 from tests.cli.conftest import run_command
 from tests.conftest import APP_PASSWORD, Bank
 from tests.http.conftest import balance_of, new_key, open_account, post, posted, problem_of, transfer
@@ -202,41 +200,6 @@ def test_a_locked_row_holds_up_only_those_who_name_it(bank: Bank, key: str) -> N
 
 
 # ---- who is let in ------------------------------------------------------------------------------------------
-
-_OWNS = "owns what is in schema bank"
-_MORE = "has rights in schema bank that bank_app has not"
-EXCESS = {
-    "superuser": (["alter role {} superuser"], ["is a superuser"]),
-    "creates roles": (["alter role {} createrole"], ["may create roles"]),
-    "owner": (["grant bank_owner to {}"], ["is a member of bank_owner"]),
-    "table": (["grant update on bank.account to {}"], [_MORE]),
-    "column": (
-        ["grant update (balance_minor) on bank.account to {}"],
-        [_MORE],
-    ),
-    "function": (
-        ["grant execute on function bank.create_ledger to {}"],
-        [_MORE],
-    ),
-    "create": (["grant create on schema bank to {}"], [_MORE]),
-    "owns": (["create view bank.theirs as select 1", "alter view bank.theirs owner to {}"], [_OWNS]),
-    "none": ([], []),
-    "reader": (["grant bank_reader to {}"], []),
-}
-
-
-@pytest.mark.parametrize("rights", EXCESS)
-def test_rights_beyond_those_of_bank_app_are_told(bank: Bank, rights: str) -> None:
-    statements, expected = EXCESS[rights]
-    with login(bank, *statements) as name:
-        with psycopg.connect(bank.server.conninfo(bank.dbname, name, PASSWORD), row_factory=dict_row) as connection:
-            found = excess_rights(connection)
-        assert found[:1] == expected
-
-
-def test_bank_app_has_no_rights_beyond_its_own(bank: Bank) -> None:
-    with psycopg.connect(bank.app_url, row_factory=dict_row) as connection:
-        assert excess_rights(connection) == []
 
 
 def test_serve_refuses_a_login_with_more_rights_behind_a_pooler_and_says_what_to_do(bank: Bank) -> None:
