@@ -83,7 +83,13 @@ def test_a_key_given_back_by_a_request_that_failed_is_used_by_the_one_that_waite
     ("holding", "waiting", "free"),
     [
         pytest.param("'Ada', 'EUR', idempotency_key => 'a'", many(keys="b a"), "idempotency_key => 'b'", id="keys"),
+        pytest.param(
+            "'Ada', 'EUR', idempotency_key => 'a'", many(keys="a b"), "idempotency_key => 'b'", id="keys in order"
+        ),
         pytest.param("'Ada', 'EUR', external_id => 'a'", many(external_ids="b a"), "external_id => 'b'", id="ids"),
+        pytest.param(
+            "'Ada', 'EUR', external_id => 'a'", many(external_ids="a b"), "external_id => 'b'", id="ids in order"
+        ),
         pytest.param("'Ada', 'CHF'", many("JPY CHF"), "currency => 'JPY'", id="currencies"),
         pytest.param("'Ada', 'CHF'", many("CHF CHF", "k l"), "idempotency_key => 'k'", id="currencies before keys"),
         pytest.param(

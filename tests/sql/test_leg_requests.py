@@ -55,6 +55,13 @@ def test_a_condition_is_of_the_balance_after_and_the_version_before(
     assert violations(app) == []
 
 
+def test_there_are_at_most_1000_conditions(app: Connection, ada: int, shop: int) -> None:
+    condition = {"account_id": ada, "version": 1}
+    with raises("TLARG", "invalid_argument", "conditions"):
+        post(app, (ada, -100), (shop, 100), conditions=[condition] * 1001)
+    assert post(app, (ada, -100), (shop, 100), conditions=[condition] * 1000)["failure_code"] is None
+
+
 def test_the_first_condition_that_does_not_hold_is_told_after_every_other_rule(
     app: Connection, ada: int, shop: int
 ) -> None:
