@@ -116,6 +116,20 @@ def test_another_currency_there_is_a_mismatch(app: Connection, ada: int, branch:
     assert violations(app) == []
 
 
+def test_a_clearing_account_in_a_currency_of_nobody_there_has_a_settlement_account_all_the_same(
+    app: Connection, owner: Connection, ada: int, branch: int
+) -> None:
+    """What comes into it from outside goes through that, as for any account."""
+    yen = open_account(app, currency="JPY", ledger_id=branch)
+    send(app, (ada, 1), (yen, branch), 5)
+    (row,) = owner.execute(
+        "select account_id from bank.account where ledger_id = %s and currency = 'EUR' and clearing", [branch]
+    ).fetchall()
+    assert call(app, "credit", row["account_id"], 7, ledger_id=branch)["failure_code"] is None
+    assert balance(app, row["account_id"], branch) == 7
+    assert violations(app) == []
+
+
 def test_within_a_ledger_money_is_moved_by_a_transfer(app: Connection, ada: int) -> None:
     eve = open_account(app)
     rejected = send(app, (ada, 1), (eve, 1), 5)

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from tests.conftest import Bank, Connection
-from tests.helpers import Row, call, call_all, open_account
+from tests.helpers import Row, call, call_all, hold_other_stripes, open_account
 
 
 @pytest.fixture
@@ -55,6 +55,32 @@ def test_an_account_with_stripes_is_locked_when_all_of_them_are(
     assert locked(app, ada) == []
     lock(locker, ours[1])
     assert locked(app, ada) == [("account", ada)]
+
+
+@pytest.mark.parametrize("number", [0, 63])
+def test_any_one_stripe_that_is_free_keeps_an_account_free(app: Connection, locker: Connection, number: int) -> None:
+    ada = open_account(app, overdraft_limit_minor=None)
+    call(app, "stripe_account", ada, 64)
+    hold_other_stripes(locker, ada, number)
+    assert locked(app, ada) == []
+
+
+@pytest.mark.parametrize("number", [0, 63])
+def test_the_holder_is_another_text_when_another_holds_any_one_stripe(
+    bank: Bank, app: Connection, locker: Connection, number: int
+) -> None:
+    ada = open_account(app, overdraft_limit_minor=None)
+    call(app, "stripe_account", ada, 64)
+    hold_other_stripes(locker, ada, number)
+    holders = []
+    for _ in range(2):
+        with bank.connect("bank_owner", autocommit=False) as other:
+            other.execute(
+                "select from bank.account where account_id = bank._stripe_id(%s, %s) for no key update", [ada, number]
+            )
+            holders.append(call(app, "locked_rows", [ada])["holder"])
+            other.rollback()
+    assert holders[0] != holders[1]
 
 
 def test_a_stripe_that_is_given_up_keeps_no_account_free(
