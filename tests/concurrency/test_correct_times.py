@@ -9,7 +9,7 @@ from service.correct_times import correct_times
 from service.owner import connect
 from tests.concurrency.conftest import Sessions, posting
 from tests.conftest import Bank, Connection
-from tests.helpers import Row, violations
+from tests.helpers import Row, call, hold_other_stripes, open_account, violations
 
 CORRECT = "select * from bank.correct_times(2, array[2], array[1], '{}', 1)"
 
@@ -50,11 +50,33 @@ def test_a_posting_that_waited_for_a_correction_takes_the_clock(sessions: Sessio
     assert violations(app) == []
 
 
-def test_a_correction_locks_the_stripes_of_the_account_too(sessions: Sessions, owner: Connection) -> None:
-    stripe = owner.execute("select max(account_id) as id from bank.account where version > 0").fetchall()[0]["id"]
-    correction = sessions.holding("select * from bank.correct_times(1, '{}', '{}', '{}', 1)", "bank_owner")
-    waiter = sessions.start(f"select from bank.account where account_id = {stripe} for update", "bank_owner")
+@pytest.mark.parametrize("number", [0, 63])
+def test_a_correction_locks_every_stripe_of_the_account_too(sessions: Sessions, app: Connection, number: int) -> None:
+    hot = open_account(app, overdraft_limit_minor=None)
+    call(app, "stripe_account", hot, 64)
+    correction = sessions.holding(f"select * from bank.correct_times({hot}, '{{}}', '{{}}', '{{}}', 1)", "bank_owner")
+    waiter = sessions.start(
+        f"select from bank.account where account_id = bank._stripe_id({hot}, {number}) for update", "bank_owner"
+    )
     assert waiter.is_blocked_by(correction)
+
+
+@pytest.mark.parametrize("number", [0, 63])
+def test_the_entries_of_every_stripe_are_corrected(bank: Bank, app: Connection, owner: Connection, number: int) -> None:
+    hot = open_account(app, overdraft_limit_minor=None)
+    call(app, "stripe_account", hot, 64)
+    with bank.connect("bank_owner", autocommit=False) as holder:
+        hold_other_stripes(holder, hot, number)
+        posting(app, f"transfer(3, {hot}, 1)")
+        holder.rollback()
+    owner.execute(
+        f"update bank.entry set created_at = '2096-01-01' where bank._account_of(account_id) = {hot};"
+        "update bank.account set last_entry_at = '2096-01-01'"
+        f" where bank._account_of(account_id) = {hot} and version > 0".encode()
+    )
+    with connect(bank.owner_url) as connection:
+        correct_times(connection)
+    assert violations(app) == []
 
 
 def test_what_is_posted_between_two_steps_of_a_correction_is_corrected_by_a_later_one(
@@ -99,8 +121,8 @@ def test_a_correction_whose_transaction_is_locked_by_a_reversal_waits_and_does_n
 
 def test_the_bank_posts_while_all_its_accounts_are_corrected(bank: Bank, app: Connection, owner: Connection) -> None:
     for _ in range(20):
-        for call in ("transfer(2, 3, 1)", "credit(4, 1)", "transfer(3, 5, 1)", "debit(5, 1)"):
-            posting(app, call)
+        for posted in ("transfer(2, 3, 1)", "credit(4, 1)", "transfer(3, 5, 1)", "debit(5, 1)"):
+            posting(app, posted)
     owner.execute(
         "update bank.transaction set created_at = created_at + interval '70 years' where transaction_id > 10;"
         "update bank.entry set created_at = created_at + interval '70 years'"
