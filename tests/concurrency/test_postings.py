@@ -36,6 +36,22 @@ def test_opposite_transfers_take_the_lower_account_first(sessions: Sessions, own
         assert waiter.row()["transaction_status"] == "success"
 
 
+@pytest.mark.parametrize("debit", [2, 3])
+@pytest.mark.parametrize("call", ["sweep({debit}, {credit})", "capture({hold})", "void({hold})"])
+def test_who_looks_at_two_accounts_before_it_posts_takes_the_lower_one_first_too(
+    sessions: Sessions, app: Connection, owner: Connection, debit: int, call: str
+) -> None:
+    credit = 5 - debit
+    hold = posting(app, f"authorise({debit}, 100, {credit})")["transaction_id"]
+    holder = sessions.holding("select from bank.account where account_id = 2 for no key update", "bank_owner")
+    waiter = sessions.start(f"select * from bank.{call.format(debit=debit, credit=credit, hold=hold)}")
+    assert waiter.is_blocked_by(holder)
+    owner.execute("select from bank.account where account_id = 3 for no key update nowait")
+    holder.rollback()
+    assert waiter.row()["transaction_status"] == "success"
+    assert violations(app) == []
+
+
 def test_of_two_debits_of_the_last_cent_one_succeeds_and_the_other_sees_what_it_left(
     sessions: Sessions, app: Connection
 ) -> None:
