@@ -66,9 +66,17 @@ _BREAKS_SERVICES = re.compile(r"^(--|#) breaks: running services$", re.MULTILINE
 _CREATE_TYPE = re.compile(r"^\s*create type (bank\.\w+) as enum\b", re.IGNORECASE)
 _ADD_VALUE = re.compile(r"^alter type (bank\.\w+) add value if not exists '(\w+)'(?: (before|after) '(\w+)')?", re.M)
 
-# Each function of the schema with the transaction that wrote it last.
+# Each function of ours with the transaction that wrote it last. What others have in the schema is left alone.
 _FUNCTIONS = """
-select p.oid::regprocedure::text, p.xmin::text from pg_proc as p where p.pronamespace = 'bank'::regnamespace
+select p.oid::regprocedure::text, p.xmin::text from pg_proc as p
+where
+    p.pronamespace = 'bank'::regnamespace
+    and p.prokind = 'f'
+    and p.proowner = 'bank_owner'::regrole
+    and not exists (
+        select from pg_depend as d
+        where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype in ('e', 'i')
+    )
 """
 _VIEW = """
 select pg_get_viewdef(c.oid), c.reloptions from pg_class as c
@@ -309,10 +317,11 @@ def _change(
 def _hold_up_postings(connection: Connection) -> None:
     """Let the postings that are under way end, and no other begin: they lock accounts first, and then other tables.
 
-    So none of them has what a migration needs and waits for what the migration has. Readers go on.
+    So none of them has what a migration needs and waits for what the migration has. Not a weaker lock, which would have
+    to be raised for most migrations: who has read accounts in the same transaction waits for it, and is waited for.
     """
     connection.execute("set local role bank_owner")
-    connection.execute("lock table bank.account in exclusive mode")
+    connection.execute("lock table bank.account in access exclusive mode")
     connection.execute("reset role")
 
 
@@ -382,6 +391,10 @@ def _load(cursor: Any, path: Path) -> None:
             _define(cursor, *text.partition("\ncomment on function"), name=path.stem)
         elif path.parent.name != "views" or _is_changed(cursor, path.stem, text):
             cursor.execute(text)
+    except psycopg.errors.DependentObjectsStillExist as error:
+        dependents = "; ".join((error.diag.message_detail or "").splitlines())
+        error.add_note(f"while loading {path}: {dependents}. Drop what depends on it, run this again, and make it anew")
+        raise
     except psycopg.Error as error:
         error.add_note(f"while loading {path}")
         raise

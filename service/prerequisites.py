@@ -56,7 +56,13 @@ select
         where c.relnamespace = to_regnamespace('bank') and pg_get_userbyid(c.relowner) <> 'bank_owner'
         union
         select distinct pg_get_userbyid(p.proowner)::text from pg_proc as p
-        where p.pronamespace = to_regnamespace('bank') and pg_get_userbyid(p.proowner) <> 'bank_owner'
+        where
+            p.pronamespace = to_regnamespace('bank') and pg_get_userbyid(p.proowner) <> 'bank_owner'
+            -- What belongs to a type or an extension belongs to whoever made the cluster, or to that.
+            and not exists (
+                select from pg_depend as d
+                where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype in ('e', 'i')
+            )
     ) as other_owners,
     array(
         select c.relname::text from pg_class as c

@@ -286,6 +286,13 @@ def test_sql_is_issued_in_few_places() -> None:
     assert callers <= {"db.py", *of_the_commands}
 
 
+def test_what_is_installed_is_written_in_ascii() -> None:
+    """A database of another encoding than UTF-8 may not have the character."""
+    for path in [*(ROOT / "sql").rglob("*.sql"), ROOT / "sql" / "errors.toml", *(ROOT / "migrations").glob("*")]:
+        if path.is_file():
+            assert path.read_bytes().isascii(), path
+
+
 def test_every_sql_migration_has_a_rollback() -> None:
     for path in MIGRATIONS.glob("[0-9]*.sql"):
         if not path.name.endswith(".rollback.sql"):

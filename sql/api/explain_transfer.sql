@@ -1,7 +1,7 @@
 -- What bank.transfer would do now: every check in its order, the limits that count, the verdict, and the balances
 -- after. It is asked of bank.transfer itself, whose work is taken back, so that the answer is the one that the
 -- posting would give; nothing is recorded.
--- checks: [{"code": "same_account", "outcome": "passed"}, …], outcome passed, failed, or not_reached after the failed
+-- checks: [{"code": "same_account", "outcome": "passed"}, ...], outcome passed, failed, or not_reached after the failed
 -- one.
 -- Locks: both accounts, in ascending account_id, until it returns.
 -- Errors raised, in this order: invalid_amount, invalid_argument, account_not_found, sequence_behind.

@@ -1,4 +1,4 @@
--- The first limit of the two accounts that a posting would pass, as {"failure_code": …, facts}, or null. It is asked
+-- The first limit of the two accounts that a posting would pass, as {"failure_code": ..., facts}, or null. It is asked
 -- after bank._rejection, and only when one of the accounts has limits.
 -- An account that is null is not looked at. debit_after_minor: what the debited account would have that is not held;
 -- credit_after_minor: the other's balance.

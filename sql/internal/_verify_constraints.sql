@@ -2,7 +2,7 @@
 -- rows that have keys: of two rows with the same key a slice may read one. A check is told by the columns that it is
 -- about, for its text may be written in another way by another version of PostgreSQL.
 create or replace function bank._verify_constraints(only_ledger_id bigint) returns setof bank._violation
-language sql stable as $$
+language sql stable set quote_all_identifiers = off as $$
     select
         'constraint_missing', only_ledger_id, null::bigint, null::bigint, null::bigint,
         jsonb_build_object('table', 'bank.' || missing.table_name, 'constraint', missing.rule)

@@ -294,6 +294,37 @@ def test_an_install_that_fails_while_loading_sql_leaves_the_old_functions_and_ca
     assert catalog(bank.owner_url) == before
 
 
+def test_what_depends_on_a_function_that_changes_is_named(bank: Bank) -> None:
+    with bank.connect("bank_owner") as owner:
+        owner.execute("drop function bank.read_only_reason()")
+        owner.execute(
+            "create function bank.read_only_reason() returns table (earlier text) language sql as 'select null'"
+        )
+        owner.execute("grant execute on function bank.read_only_reason to bank_app")
+        owner.execute("update bank.installation set sql_digest = 'of an older version'")
+    with bank.connect() as app:
+        app.execute("create temporary view mine as select * from bank.read_only_reason()")
+        with pytest.raises(psycopg.errors.DependentObjectsStillExist) as raised:
+            migrate(bank.owner_url)
+        (note,) = raised.value.__notes__
+        assert "read_only_reason.sql" in note
+        assert "view pg_temp" in note
+        assert "mine" in note
+        app.execute("drop view mine")
+    assert migrate(bank.owner_url) == []
+
+
+def test_what_is_no_function_of_ours_does_not_stop_the_loading_of_those(bank: Bank) -> None:
+    with bank.connect("bank_owner") as owner:
+        owner.execute("create procedure bank.their_procedure() language sql as 'select 1'")
+        owner.execute("create aggregate bank.their_sum (integer) (sfunc = int4pl, stype = integer)")
+        owner.execute("create type bank.their_range as range (subtype = integer)")
+        owner.execute("update bank.installation set sql_digest = 'of an older version'")
+        assert migrate(bank.owner_url) == []
+        owner.execute("call bank.their_procedure()")
+        owner.execute("select bank.their_sum(n) from (values (1)) as v (n), bank.their_range(1, 2)")
+
+
 ENTRY_TIMES = next(migration_id for migration_id in MIGRATION_IDS if migration_id.endswith(".entry_times"))
 UNMARK = "delete from _yoyo_migration where migration_id = %s"
 

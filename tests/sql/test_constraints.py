@@ -75,6 +75,12 @@ def test_a_row_that_is_there_twice_is_found(
 
 
 @pytest.mark.parametrize("verify", WAYS, ids=WAY_IDS)
+def test_nothing_is_missing_where_identifiers_are_always_quoted(app: Connection, verify: Way) -> None:
+    app.execute("set quote_all_identifiers = on")
+    assert verify(app) == []
+
+
+@pytest.mark.parametrize("verify", WAYS, ids=WAY_IDS)
 def test_an_index_or_a_check_that_is_not_valid_counts_as_missing(
     bank: Bank, app: Connection, owner: Connection, verify: Way
 ) -> None:
