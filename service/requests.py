@@ -7,6 +7,7 @@ import asyncio
 import json
 import re
 import time
+from collections import Counter
 from contextlib import suppress
 from datetime import datetime
 from functools import cache
@@ -175,8 +176,8 @@ def _repeated_members(text: bytes) -> list[str]:
     def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)
         if len(members) != len(pairs):
-            names = [name for name, _ in pairs]
-            repeated.append(next(name for name in names if names.count(name) > 1))
+            counts = Counter(name for name, _ in pairs)
+            repeated.append(next(name for name, count in counts.items() if count > 1))
         return members
 
     with suppress(ValueError, RecursionError):

@@ -216,6 +216,18 @@ def test_metadata_is_looked_into_only_where_that_is_quick(unit: bytes) -> None:
     assert time.perf_counter() - began < 0.5
 
 
+def test_a_member_that_is_there_twice_among_thousands_is_named_in_one_pass() -> None:
+    """Of this thread's own time, which says nothing of the machine: to count each name in turn took a second of it."""
+    names = [f"{number:x}" for number in range(7_400)]
+    metadata = b"{" + b",".join(b'"%s":0' % name.encode() for name in [*names, names[-1]]) + b"}"
+    assert 60_000 < len(metadata) < 65_000
+    began = time.thread_time()
+    with pytest.raises(Problem) as caught:
+        read(metadata)
+    assert time.thread_time() - began < 0.2
+    assert caught.value.body["detail"] == f"metadata has a member more than once: {names[-1]!r}"
+
+
 @pytest.mark.parametrize(("size_bytes", "reason"), [(65_536, "has a number"), (65_537, "is larger than 8192 bytes")])
 def test_metadata_too_large_to_be_looked_into_is_not(size_bytes: int, reason: str) -> None:
     with pytest.raises(Problem) as caught:
