@@ -86,10 +86,13 @@ def shown(database_url: str) -> str:
 
 
 def secrets_of(database_url: str) -> set[str]:
-    """Return what must not be shown: the URL itself, and what is secret in it, as it is written and as it is meant."""
+    """Return what must not be shown: what is secret in a URL, as it is written and as it is meant.
+
+    With a secret in it the URL itself must not be shown either.
+    """
     asked = conninfo_to_dict(database_url)
     meant = {str(asked[name]) for name in _SECRETS if asked.get(name)}
-    return {database_url} | meant | {quote(value, safe="") for value in meant}
+    return ({database_url} if meant else set()) | meant | {quote(value, safe="") for value in meant}
 
 
 def without(text: str, secrets: Iterable[str]) -> str:

@@ -91,6 +91,14 @@ def test_what_is_shown_of_a_url_is_where_libpq_goes(url: str) -> None:
     assert SECRET not in repr(Settings.from_environment(both(url, BANK_APP_PASSWORD=SECRET)))
 
 
+@pytest.mark.parametrize("url", ["postgresql://somebody@127.0.0.1:1/bank", "host=127.0.0.1 port=1 dbname=somewhere"])
+def test_a_url_without_a_secret_is_shown(url: str) -> None:
+    assert secrets_of(url) == set()
+    ended = run_command(("serve",), both(url))
+    assert shown(url) in ended.stderr
+    assert "***" not in ended.output
+
+
 @pytest.mark.parametrize("command", [*COMMANDS, ("serve",)], ids=" ".join)
 def test_no_command_shows_a_secret_when_the_database_cannot_be_reached(command: tuple[str, ...]) -> None:
     for url in VALID:
