@@ -36,7 +36,7 @@ from service.migrate import migrate
 from service.migration_lock import MigrationError, installation_lock
 from service.owner import ANSWER_SECONDS_MAX, call, connect, installed_version, one_line
 from service.rights import excess_rights
-from service.serve import serve_configured, serve_local
+from service.serve import say, serve_configured, serve_local
 from service.session import connection_defaults
 from service.verify_command import verify_in_slices, verify_whole
 from service.watch import Watch
@@ -63,7 +63,8 @@ class _Commands(click.Group):
     """Turns the errors that a user can do something about into one line and exit code 1, or 2 for a setting."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        if sys.stderr is None:  # closed, as by 2>&-: nothing is said then, also not to the next file that is opened
+        _fill_standard_streams()
+        if sys.stderr is None:
             sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - as long as we live
         return super().main(*args, **kwargs)
 
@@ -84,6 +85,19 @@ class _Commands(click.Group):
             OSError,
         ) as error:
             raise _Failure(ctx, str(error)) from None
+
+
+def _fill_standard_streams() -> None:
+    """Open nothing where a standard stream is closed, as by >&-.
+
+    The next file or connection that is opened would be in its place, and get what is said to it: here, or in what
+    serve becomes.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
 
 
 class _Serve(click.Command):
@@ -165,15 +179,15 @@ def migrate_command(settings: Settings, *, adopts: bool) -> None:
                 _adopt(bank.owner_url)
             applied = bank.install()
     for migration_id in applied:
-        click.echo(f"applied {migration_id}")
-    click.echo(f"The database has what this version needs, {last_migration_id()} and its functions.")
+        say(f"applied {migration_id}")
+    say(f"The database has what this version needs, {last_migration_id()} and its functions.")
     if adopts:
-        click.echo("Now run `pgteller verify`: it tells whether all of the bank was restored.")
+        say("Now run `pgteller verify`: it tells whether all of the bank was restored.")
 
 
 def _adopt(url: str) -> None:
     count = adopt(url)
-    click.echo(f"adopted {count} objects: they belong to bank_owner now" if count else "nothing to adopt")
+    say(f"adopted {count} objects: they belong to bank_owner now" if count else "nothing to adopt")
 
 
 @main.command(epilog="Example: pgteller status || pgteller migrate")

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -60,9 +59,8 @@ def serve_configured(settings: Settings, database_url: str) -> NoReturn:
     if fault is not None:
         raise HttpServiceError(f"{place} is not ready: {fault}, then run this again")
     if installed is not None and installed.is_newer:
-        click.echo(f"A newer version is installed in the database, {installed.release}; this one works on it", err=True)
-    click.echo(f"pgteller serves {place} at {address}")
-    sys.stdout.flush()
+        say(f"A newer version is installed in the database, {installed.release}; this one works on it", err=True)
+    say(f"pgteller serves {place} at {address}")
     os.chdir(WORKING_DIRECTORY)
     command = gunicorn_command()
     os.execve(command[0], command, settings.to_environment())  # noqa: S606
@@ -90,10 +88,10 @@ def serve_local(settings: Settings) -> None:
         service = HttpService(replace(claim_port(settings), database_url=bank.service_url))
         service.start()
         service.await_ready()
-        click.echo(announcement(bank, service.url, key))
+        say(announcement(bank, service.url, key))
         _supervise(bank, service)
     except KeyboardInterrupt:
-        click.echo("\nStopping")
+        say("\nStopping")
     finally:
         _on_stop_signals(lambda _signum, _frame: None if service is None else service.hurry())
         if service is not None:
@@ -103,7 +101,7 @@ def serve_local(settings: Settings) -> None:
 
 def _start_bank(bank: LocalBank) -> str:
     """Start PostgreSQL, migrate and return the development key."""
-    click.echo(f"Starting PostgreSQL in {bank.server.directory}")
+    say(f"Starting PostgreSQL in {bank.server.directory}")
     try:
         bank.start()
     except DirectoryInUseError as error:
@@ -112,7 +110,7 @@ def _start_bank(bank: LocalBank) -> str:
             "Stop that, or set PGTELLER_HOME to another folder"
         ) from None
     for migration_id in bank.install():
-        click.echo(f"Migrated: {migration_id}")
+        say(f"Migrated: {migration_id}")
     return bank.prepare_service()
 
 
@@ -145,7 +143,7 @@ class _Restarts:
             pause_seconds = min(2.0 ** (self._count - 1), PAUSE_SECONDS_MAX) if self._count else 0
             when = f" in {pause_seconds:g} s" if pause_seconds else ""
             what = self._failure or f"{self._what} ended unexpectedly"
-            _say(f"{what}; starting it again{when}: {self._complaint()}")
+            say(f"{what}; starting it again{when}: {self._complaint()}", err=True)
             self._due_at = time.monotonic() + pause_seconds
         if time.monotonic() < self._due_at:
             return
@@ -158,9 +156,10 @@ class _Restarts:
         self._started_at, self._due_at = time.monotonic(), None
 
 
-def _say(line: str) -> None:
-    with suppress(OSError):  # what we print may go to a disk that is full
-        click.echo(line, err=True)
+def say(line: str, *, err: bool = False) -> None:
+    """Print what is good to know, if that is possible: it may go to a disk that is full, or to nobody."""
+    with suppress(OSError):
+        click.echo(line, err=err)
 
 
 def _interrupt(_signum: int, _frame: FrameType | None) -> NoReturn:

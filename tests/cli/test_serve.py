@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -17,10 +18,11 @@ import pytest
 
 from service import keys
 from service.config import Settings
-from service.http_service import port_is_open
+from service.http_service import claim_port, port_is_open
 from service.local import LocalBank
 from service.migrate import set_app_password
 from tests.cli.conftest import Run, local_environment, run_command
+from tests.cli.test_status_verify_migrate import install_a_newer_version
 from tests.conftest import Bank
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -323,6 +325,73 @@ def test_with_a_database_url_it_becomes_the_service_and_knows_no_owner_url(
     finally:
         process.terminate()
         assert process.wait(60) == 0
+
+
+def free_port() -> int:
+    return claim_port(Settings(port=0)).port
+
+
+@contextmanager
+def unheard(redirected: str, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `pgteller serve` with its output as a shell redirects it, until it is ready on PORT."""
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", f"exec {shlex.join(SERVE)} {redirected}"],
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    curl = ["curl", "-sf", f"http://127.0.0.1:{environment['PORT']}/health/ready"]
+
+    def is_ready() -> bool:
+        assert process.poll() is None, f"it ended with {process.poll()}"
+        return subprocess.run(curl, capture_output=True, check=False).returncode == 0
+
+    try:
+        wait_until(is_ready)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(60)
+
+
+UNHEARD = [">/dev/full", ">&-", "2>/dev/full", "2>&-", ">/dev/full 2>/dev/full", "<&- >&- 2>&-"]
+
+
+@pytest.mark.parametrize("redirected", UNHEARD)
+def test_with_a_database_url_it_serves_whether_or_not_it_can_say_so(bank: Bank, redirected: str) -> None:
+    with bank.connect("bank_owner") as owner:
+        install_a_newer_version(owner)  # of which it has something to say
+    environment = {"DATABASE_URL": bank.app_url, "PORT": str(free_port())}
+    with unheard(redirected, environment) as process:
+        # What a worker says goes where nobody hears it, and not into the next file or connection that was opened.
+        for each in (psutil.Process(process.pid), *psutil.Process(process.pid).children()):
+            for descriptor in (0, 1, 2):
+                assert Path(f"/proc/{each.pid}/fd/{descriptor}").readlink() in (Path("/dev/full"), Path(os.devnull))
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("redirected", [">/dev/full 2>/dev/full", "<&- >&- 2>&-"])
+def test_with_a_bank_of_its_own_likewise(environment: dict[str, str], redirected: str) -> None:
+    with unheard(redirected, {**environment, "PORT": str(free_port())}) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+
+
+def test_migrate_succeeds_whether_or_not_it_can_say_so(bank: Bank) -> None:
+    for redirected in (">/dev/full", ">&-"):
+        ended = subprocess.run(
+            ["/bin/sh", "-c", f"exec {shlex.join([*SERVE[:-1], 'migrate'])} {redirected}"],
+            cwd=REPOSITORY,
+            env={**os.environ, "DATABASE_OWNER_URL": bank.owner_url},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_with_a_database_url_it_does_not_migrate(run: Run, bank: Bank) -> None:
