@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import psycopg
 import pytest
@@ -32,7 +32,14 @@ class Run(Protocol):
 
 def run_command(arguments: tuple[str, ...], environment: Mapping[str, str]) -> Result:
     cleared: dict[str, str | None] = dict.fromkeys(VARIABLES.values())
-    return CliRunner().invoke(main, arguments, env={**cleared, **environment}, prog_name="pgteller")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "execve", _refuse_to_become)
+        return CliRunner().invoke(main, arguments, env={**cleared, **environment}, prog_name="pgteller")
+
+
+def _refuse_to_become(program: str, *_: object) -> NoReturn:
+    """Fail the test: a `serve` that should have refused would make a gunicorn of the whole run, which ends well."""
+    pytest.fail(f"pgteller became {program}")
 
 
 @pytest.fixture
