@@ -112,6 +112,23 @@ def test_a_version_that_is_installed_again_strikes_out_those_that_came_after_it(
         assert digests(owner) == [sql_digest()]
 
 
+def test_a_version_of_other_functions_alone_leaves_earlier_ones_in_the_history(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = sql_digest()
+    monkeypatch.setattr("service.migrate.sql_digest", lambda: "later")
+    assert migrate(bank.owner_url) == []
+    with bank.connect("bank_owner") as owner:
+        assert digests(owner) == [mine, "later"]
+
+
+def test_a_migration_that_only_adds_leaves_earlier_versions_in_the_history(bank: Bank, tmp_path: Path) -> None:
+    migrated = run(next_release(tmp_path), "migrate", DATABASE_OWNER_URL=bank.owner_url, PATH="/usr/bin")
+    assert migrated.returncode == 0, migrated.stderr
+    with bank.connect("bank_owner") as owner:
+        assert digests(owner)[:-1] == [sql_digest()]
+
+
 def test_a_migration_that_breaks_running_services_strikes_out_earlier_versions(bank: Bank, tmp_path: Path) -> None:
     release = next_release(tmp_path)
     migration = release / "migrations" / "9002.reference.sql"
