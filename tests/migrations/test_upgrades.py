@@ -2,6 +2,10 @@
 
 from typing import Any
 
+import pytest
+
+from service import migrate as migrate_module
+from service.installation import sql_digest
 from service.migrate import migrate
 from tests.conftest import Bank, Connection
 from tests.helpers import authorise, call, open_account, raises, violations
@@ -87,3 +91,37 @@ def test_a_sweep_and_a_transfer_are_told_apart_from_the_upgrade_on(bank: Bank) -
         assert call(app, "sweep", ada, bob, 5, "old")["replayed"]
         with raises("TLKEY", "idempotency_key_reused", "transaction_type"):
             call(app, "sweep", ada, bob, 5, "new")
+
+
+def test_a_reversal_under_way_while_the_functions_are_replaced_is_filled_in_before_migrate_ends(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = migrate_module._step
+    with (
+        bank.connect() as app,
+        bank.connect("bank_owner") as owner,
+        bank.connect("bank_owner", autocommit=False) as caller,
+    ):
+        ada, bob = open_account(app, 1000), open_account(app)
+        original = call(app, "transfer", ada, bob, 100)["transaction_id"]
+        owner.execute("update bank.installation set sql_digest = 'of before'")
+        # As functions of before 0006 do: they write nothing into the original.
+        call(caller, "reverse", original, 40)
+        caller.execute("update bank.transaction set reversed_minor = null where transaction_id = %s", [original])
+
+        def end_it_after_the_functions_are_replaced(*arguments: Any) -> list[str] | None:
+            applied = step(*arguments)
+            if applied is not None:
+                assert owner.execute("select sql_digest from bank.installation").fetchall() == [
+                    {"sql_digest": sql_digest()}
+                ]
+                caller.commit()
+                assert requests_and_reversals(owner)[original][1] is None
+            return applied
+
+        monkeypatch.setattr(migrate_module, "_step", end_it_after_the_functions_are_replaced)
+        assert migrate(bank.owner_url) == []
+        assert requests_and_reversals(owner)[original][1] == 40
+        assert violations(app) == []
+        assert call(app, "reverse", original, 61)["failure_code"] == "reversal_exceeds_original"
+        assert call(app, "reverse", original)["amount_minor"] == 60
