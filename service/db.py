@@ -406,11 +406,13 @@ async def send(
     answer_by: float,
     connect_by: float | None = None,
     rollback: bool = False,
+    resets: bool = False,
 ) -> list[DictRow]:
     """Call a function, again where the connection broke or transactions collided, and return its rows.
 
     answer_by: of time.monotonic(). Not answered then, the connection is cut. connect_by: when it is not worth sending
-    any more, if that is earlier. rollback: take back what it did.
+    any more, if that is earlier. rollback: take back what it did. resets: of a pooler's connection to the server, take
+    back first what forbids to write there; else only once that was met.
     Raises psycopg.Error, after which nothing was left behind; Problem database_unavailable when nothing was sent,
     outcome_unknown.
     """
@@ -424,7 +426,7 @@ async def send(
             async with pool.connection(timeout=give_up_at - time.monotonic()) as connection:
                 with _cut_at(connection, answer_by):
                     try:
-                        rows = await _execute(connection, statement, parameters, rollback=rollback)
+                        rows = await _execute(connection, statement, parameters, rollback=rollback, resets=resets)
                     except _STALE as error:
                         if connection.local_settings is not None or not left_nothing_behind(error):
                             raise
@@ -446,10 +448,14 @@ async def send(
                 log.warning("prepared statement lost", error=poolers.explained(error))
                 await pool.lost_statement(connection)
             sent = sent or not rolled_back
-            if not rolled_back or isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+            read_only = isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
+            # Perhaps another client of the pooler has only left that behind: it is taken back, and nobody else's is.
+            may_reset = read_only and connection.local_settings is not None and not resets
+            resets = resets or may_reset
+            if not rolled_back or (read_only and not may_reset):
                 await pool.renew()
             collided = isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected)
-            transient = collided or lost_statement or not rolled_back
+            transient = collided or lost_statement or may_reset or not rolled_back
             again = transient and attempt < _ATTEMPTS_MAX and time.monotonic() < answer_by
             if not again:
                 if sent and not _is_an_answer(error):
@@ -465,23 +471,37 @@ def _is_an_answer(error: psycopg.Error) -> bool:
     return (error.sqlstate or "")[:2] in ("TL", "22", "54")
 
 
-async def _execute(connection: Connection, statement: bytes, parameters: list[Any], *, rollback: bool) -> list[DictRow]:
-    if connection.local_settings is not None:
-        return await _in_transaction(connection, connection.local_settings, statement, parameters, rollback=rollback)
+async def _execute(
+    connection: Connection, statement: bytes, parameters: list[Any], *, rollback: bool, resets: bool = False
+) -> list[DictRow]:
+    if (local_settings := connection.local_settings) is not None:
+        return await _in_transaction(
+            connection, local_settings, statement, parameters, rollback=rollback, resets=resets
+        )
     if rollback:
         return await _roll_back(connection, statement, parameters)
     return await (await connection.execute(statement, parameters)).fetchall()
 
 
 async def _in_transaction(
-    connection: Connection, local_settings: str, statement: bytes, parameters: list[Any], *, rollback: bool
+    connection: Connection,
+    local_settings: str,
+    statement: bytes,
+    parameters: list[Any],
+    *,
+    rollback: bool,
+    resets: bool,
 ) -> list[DictRow]:
     """Execute in a transaction that is set up for it, because the session is not.
 
-    It is all sent at once, so that no lock waits for the network.
+    It is all sent at once, so that no lock waits for the network, and two transactions have the same backend.
     """
     try:
         async with connection.pipeline():
+            if resets:
+                # To `begin … read write` would override what an administrator has set, and is an error on a standby.
+                for bare in ("begin", "reset default_transaction_read_only", "commit"):
+                    await _bare(connection, bare)
             await _bare(connection, BEGIN)
             # What another client has left behind would lose what we acknowledge.
             await _bare(connection, "set local synchronous_commit to default")

@@ -81,7 +81,7 @@ class Ready:
     async def _writable(self, until: float) -> str:
         """Say why nothing can be written, if so; a database of an older version cannot tell."""
         try:
-            [found] = await send(self.pool, "read_only_reason", {}, answer_by=until)
+            [found] = await send(self.pool, "read_only_reason", {}, answer_by=until, resets=True)
         except (psycopg.Error, Problem) as error:
             return f"not known: {type(error).__name__}"
         reason: str | None = found["read_only_reason"]

@@ -160,6 +160,41 @@ async def _told(settings: Settings) -> dict[str, Any]:
     raise AssertionError("not told")
 
 
+def test_what_another_client_has_left_that_forbids_to_write_is_taken_back_and_an_administrators_is_not(
+    bank: Bank, key: str
+) -> None:
+    with (
+        pgbouncer(bank, default_pool_size=1) as pooler,
+        serving(pooler.of(bank.app_url)) as http,
+        http.client(key) as client,
+        psycopg.connect(pooler.of(bank.app_url), autocommit=True, prepare_threshold=None) as other,
+    ):
+        account_id = open_account(client)
+
+        def ready() -> dict[str, Any]:
+            checks: dict[str, Any] = client.get("/health/ready").json()["checks"]
+            return checks
+
+        other.execute("set default_transaction_read_only = on")
+        posted(post(client, f"/v1/accounts/{account_id}/credit", {"amount_minor": 1}))
+        assert other.execute("show default_transaction_read_only").fetchone() == ("off",)
+
+        other.execute("set default_transaction_read_only = on")
+        assert ready()["writable"] == "ok"
+
+        with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+            superuser.execute(b"alter role bank_app set default_transaction_read_only = on")
+            try:
+                pooler.admin("RECONNECT")
+                problem_of(post(client, f"/v1/accounts/{account_id}/credit", {"amount_minor": 1}), 503, "read_only")
+                assert ready()["writable"].endswith("default_transaction_read_only")
+            finally:
+                superuser.execute(b"alter role bank_app reset default_transaction_read_only")
+                pooler.admin("RECONNECT")
+        posted(post(client, f"/v1/accounts/{account_id}/credit", {"amount_minor": 1}))
+        assert balance_of(client, account_id) == 2
+
+
 def test_a_pooler_that_has_fewer_connections_than_the_service_is_enough(bank: Bank, key: str) -> None:
     with (
         pgbouncer(bank, default_pool_size=2) as pooler,
