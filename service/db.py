@@ -211,7 +211,6 @@ class Pool(AsyncConnectionPool[Connection]):
             if (await connection.execute(statement.encode(), prepare=False)).rowcount:
                 connection.prepare_threshold = 0 if self._prepares else None
                 return
-        connection.local_settings = set_settings_locally(self._session_settings, "bank_app")
         connection.prepare_threshold = None
         await connection.execute("begin")  # by itself: a pooler that knows single statements alone says so here
         await connection.execute("set local search_path = pg_catalog")  # whatever somebody else has left behind
@@ -219,6 +218,9 @@ class Pool(AsyncConnectionPool[Connection]):
         excess = excess_of(await rights.fetchall())
         if excess:
             raise poolers.ExcessRightsError(connection.info.user, excess)
+        settings = await (await connection.execute(poolers.SETTINGS_OF_VIEWS)).fetchall()
+        others = {row["name"]: "" for row in settings}
+        connection.local_settings = set_settings_locally({**self._session_settings, **others}, "bank_app")
         keeps = self._prepares and await _keeps_prepared(connection)
         await connection.execute("rollback")
         connection.prepare_threshold = 0 if keeps else None

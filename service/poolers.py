@@ -28,6 +28,9 @@ _MEANINGS = {
 LOST_STATEMENT = (psycopg.errors.InvalidSqlStatementName, psycopg.errors.DuplicatePreparedStatement)
 """The server does not have what we have prepared, or has what others have: the session is not ours alone."""
 
+SETTINGS_OF_VIEWS = "select name from pg_settings where name = 'restrict_nonsystem_relation_kind'"
+"""Which settings, empty by default, let others of the session forbid us views; old servers have none."""
+
 
 class PoolerInTheWayError(psycopg.OperationalError):
     """What is to be done needs the server itself; the message says what to set."""

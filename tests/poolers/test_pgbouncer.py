@@ -195,6 +195,20 @@ def test_what_another_client_has_left_that_forbids_to_write_is_taken_back_and_an
         assert balance_of(client, account_id) == 2
 
 
+def test_what_another_client_has_left_that_forbids_views_stops_nobody(bank: Bank, key: str) -> None:
+    forbid = "select set_config(name, 'view', false) from pg_settings where name = 'restrict_nonsystem_relation_kind'"
+    with (
+        pgbouncer(bank, default_pool_size=1) as pooler,
+        serving(pooler.of(bank.app_url)) as http,
+        http.client(key) as client,
+        psycopg.connect(pooler.of(bank.app_url), autocommit=True, prepare_threshold=None) as other,
+    ):
+        if not other.execute(forbid.encode()).rowcount:
+            pytest.skip("this PostgreSQL has no such setting")
+        account_id = open_account(client, balance_minor=3)
+        assert balance_of(client, account_id) == 3
+
+
 def test_a_pooler_that_has_fewer_connections_than_the_service_is_enough(bank: Bank, key: str) -> None:
     with (
         pgbouncer(bank, default_pool_size=2) as pooler,
