@@ -90,17 +90,27 @@ def logins_rotate(settings: Settings, *, name: str, password_stdin: bool) -> Non
 
 @logins_group.command("drop", epilog="Example: pgteller logins drop accounting")
 @_name_argument
+@click.option("--force", is_flag=True, help="Also the login of the service, which cannot go on without it.")
 @click.pass_obj
-def logins_drop(settings: Settings, *, name: str) -> None:
-    """Drop the login NAME: nobody logs in by it any more, and sessions that are open may call nothing."""
+def logins_drop(settings: Settings, *, name: str, force: bool) -> None:
+    """Drop the login NAME: its sessions are ended, and nobody logs in by it any more.
+
+    What was granted to it in this database is taken back. A transaction that is open in one of its sessions is rolled
+    back. Where sessions may not be ended, their processes are named: they may go on until they end.
+    """
+    if name == logins.SERVICE_LOGIN and not force:
+        raise click.ClickException(
+            f"{name} is the login of the service of every bank on this server: without it `pgteller serve` stops "
+            "answering. --force drops it all the same; `SERVICE_PASSWORD=… pgteller migrate` gives it a new password"
+        )
     with _owner(settings) as (_, connection):
-        sessions = logins.drop(connection, name)
-    click.echo(f"{name} is dropped.")
-    if sessions:
-        pids = ", ".join(map(str, sessions))
+        sessions, left = logins.drop(connection, name)
+    ended = sessions - len(left)
+    click.echo(f"{name} is dropped" + (f", and {ended} of its sessions ended." if ended > 0 else "."))
+    if left:
         click.echo(
-            f"{len(sessions)} of its sessions are still open, and may call nothing any more: processes {pids}; "
-            "a superuser ends one by select pg_terminate_backend(PROCESS)",
+            f"{len(left)} of its sessions are still open, and may go on calling until they end: processes "
+            f"{', '.join(map(str, left))}; a superuser ends one by select pg_terminate_backend(PROCESS)",
             err=True,
         )
 

@@ -49,7 +49,15 @@ def connect(
     seconds_max = None if answer_seconds_max is None else answer_seconds_max + _SILENCE_SECONDS
     with Watch(database_url, seconds_max, pooler=pooler) as watch:
         if role == "bank_app":
-            with watch.connect_anyhow(role, limit, row_factory=dict_row) as connection:
+            try:
+                connection = watch.connect_anyhow(role, limit, row_factory=dict_row)
+            except psycopg.errors.InsufficientPrivilege as error:
+                error.add_note(
+                    "the login is no member of bank_app: `SERVICE_PASSWORD=… pgteller migrate` mends that of the "
+                    "service, `pgteller logins create NAME` those that it made"
+                )
+                raise
+            with connection:
                 yield connection
             return
         with watch.connect(row_factory=dict_row, options=session_options(database_url, **limit)) as connection:

@@ -147,7 +147,12 @@ class Watch:
         connection = self._connect(**settings)
         if self._pooler != "transaction":
             pid = connection.info.backend_pid if self._pooler == "auto" else None
-            if connection.execute(set_settings(session_settings, role, backend_pid=pid).encode()).rowcount:
+            try:
+                is_ours = connection.execute(set_settings(session_settings, role, backend_pid=pid).encode()).rowcount
+            except psycopg.Error:  # it may not take the role
+                connection.close()
+                raise
+            if is_ours:
                 self.note(connection, _BACKEND)
                 return connection
         connection.prepare_threshold = None

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -36,6 +37,23 @@ def _no_login_is_left(bank: Bank) -> Iterator[None]:
             if superuser.execute("select from pg_roles where rolname = %s", [name]).rowcount:
                 superuser.execute(sql.SQL("drop owned by {} cascade").format(role))
                 superuser.execute(sql.SQL("drop role {}").format(role))
+
+
+@pytest.fixture
+def provider(bank: Bank) -> Iterator[str]:
+    """The URL of a role that may create roles, is no superuser, and did not install the bank."""
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        superuser.execute("create role provider login createrole password 'secret' in role bank_owner")
+        yield bank.server.conninfo(bank.dbname, "provider", "secret")
+        superuser.execute("drop role provider")
+
+
+def give_admin(bank: Bank, role: str, login: str) -> None:
+    """Let a role that may create roles alter a login that another one made; before PostgreSQL 16 it may anyhow."""
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        if superuser.info.server_version >= 160_000:
+            options = "admin true, inherit false, set false"
+            superuser.execute(f"grant {login} to {role} with {options}".encode())
 
 
 def create(run: Run, name: str = "accounting", *options: str) -> str:
@@ -174,7 +192,7 @@ def test_a_name_that_is_taken_is_refused_and_the_role_is_left_as_it_is(run: Run,
     )
     for name in ("taken", "bank_app", "postgres"):
         refused = run("logins", "create", name)
-        assert refused.stderr == f"Error: {name} is a role that pgteller did not make already: choose another name\n"
+        assert refused.stderr == f"Error: {name} is taken by a role that pgteller did not make: choose another name\n"
         for command in ("rotate", "drop"):
             refused = run("logins", command, name)
             assert refused.exit_code == 1
@@ -198,36 +216,143 @@ def test_a_rotated_password_counts_for_new_sessions_and_open_ones_go_on(run: Run
         assert open_session.execute("select count(*) from bank.posting").fetchall() == [(0,)]
 
 
-def test_a_dropped_login_is_refused_and_its_open_sessions_may_call_nothing(run: Run, app: Connection) -> None:
+def test_a_dropped_login_is_refused_and_its_sessions_are_ended_whatever_role_they_took(
+    run: Run, bank: Bank, app: Connection, provider: str
+) -> None:
     app.execute("select bank.open_account('Ada', 'EUR')")
     url = create(run)
-    with psycopg.connect(url, autocommit=True) as open_session:
-        assert open_session.execute(CREDIT).fetchall() == [("success",)]
-        dropped = run("logins", "drop", "accounting")
-        assert dropped.exit_code == 0, dropped.output
-        said = "1 of its sessions are still open, and may call nothing any more: processes"
-        assert f"{said} {open_session.info.backend_pid};" in dropped.stderr
-        with pytest.raises(DENIED):
-            open_session.execute(CREDIT)
+    give_admin(bank, "provider", "accounting")
+    with psycopg.connect(url, autocommit=True) as plain, psycopg.connect(url, autocommit=True) as of_the_group:
+        # Its rights are the group's from here on: taking the login away would leave them.
+        of_the_group.execute("set role bank_app")
+        for session in (plain, of_the_group):
+            assert session.execute(CREDIT).fetchall() == [("success",)]
+        dropped = run("logins", "drop", "accounting", DATABASE_OWNER_URL=provider)
+        assert (dropped.exit_code, dropped.stderr) == (0, ""), dropped.output
+        assert dropped.stdout == "accounting is dropped, and 2 of its sessions ended.\n"
+        for session in (plain, of_the_group):
+            with pytest.raises(psycopg.OperationalError):
+                session.execute(CREDIT)
         with pytest.raises(psycopg.OperationalError):
             psycopg.connect(url)
+    assert app.execute("select count(*) as postings from bank.posting").fetchall() == [{"postings": 2}]
     assert "accounting" not in run("logins", "list").stdout
 
 
-def test_a_login_that_owns_something_is_shut_out_and_the_remedy_is_named(run: Run, bank: Bank) -> None:
+def test_sessions_that_may_not_be_ended_are_named_for_they_go_on(
+    run: Run, bank: Bank, app: Connection, provider: str
+) -> None:
+    app.execute("select bank.open_account('Ada', 'EUR')")
     url = create(run)
+    give_admin(bank, "provider", "accounting")
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        superuser.execute("revoke execute on function pg_terminate_backend from public")
+    with psycopg.connect(url, autocommit=True) as session:
+        session.execute("set role bank_app")
+        dropped = run("logins", "drop", "accounting", DATABASE_OWNER_URL=provider)
+        assert (dropped.exit_code, dropped.stdout) == (0, "accounting is dropped.\n")
+        assert dropped.stderr.startswith("1 of its sessions are still open, and may go on calling until they end: ")
+        assert f"processes {session.info.backend_pid};" in dropped.stderr
+        with suppress(psycopg.Error):  # the first may look for the role that is gone
+            session.execute(CREDIT)
+        assert session.execute(CREDIT).fetchall() == [("success",)]
+
+
+def test_the_login_of_the_service_is_dropped_only_by_force(run: Run, service_url: str) -> None:
+    assert run("migrate", SERVICE_PASSWORD="of-the-service").exit_code == 0
+    refused = run("logins", "drop", "pgteller_service")
+    assert refused.exit_code == 1
+    assert "the login of the service of every bank on this server" in refused.stderr
+    psycopg.connect(service_url).close()
+    assert run("logins", "drop", "pgteller_service", "--force").exit_code == 0
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(service_url)
+
+
+def test_what_a_login_was_granted_in_this_database_goes_with_it(run: Run, bank: Bank, provider: str) -> None:
+    create(run)
+    give_admin(bank, "provider", "accounting")
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        superuser.execute(f"alter database {bank.dbname} owner to provider".encode())
+    with psycopg.connect(provider, autocommit=True) as owner:
+        owner.execute("create schema shop; create table shop.customer (name text)")
+        owner.execute("grant usage on schema shop to accounting; grant select on shop.customer to accounting")
+        owner.execute("alter default privileges in schema shop grant select on tables to accounting")
+        owner.execute(f"grant connect on database {bank.dbname} to accounting".encode())
+    dropped = run("logins", "drop", "accounting", DATABASE_OWNER_URL=provider)
+    assert dropped.exit_code == 0, dropped.output
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        assert superuser.execute("select from pg_roles where rolname = 'accounting'").fetchall() == []
+        assert superuser.execute("select count(*) from shop.customer").fetchall() == [(0,)]
+        superuser.execute(f"alter database {bank.dbname} owner to postgres; drop owned by provider".encode())
+
+
+def test_a_login_that_owns_something_is_shut_out_and_the_remedy_that_is_named_mends_it(
+    run: Run, bank: Bank, provider: str
+) -> None:
+    url = create(run)
+    give_admin(bank, "provider", "accounting")
     with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
         superuser.execute("create schema authorization accounting")
-    refused = run("logins", "drop", "accounting")
+        superuser.execute(f"alter database {bank.dbname} owner to provider".encode())
+    refused = run("logins", "drop", "accounting", DATABASE_OWNER_URL=provider)
     assert refused.exit_code == 1
     [line] = refused.stderr.splitlines()
     assert "owner of schema accounting" in line
-    assert 'drop owned by "accounting"' in line
     with pytest.raises(psycopg.OperationalError, match="not permitted to log in"):
         psycopg.connect(url)
+    [listed] = [row for row in run("logins", "list").stdout.splitlines() if row.startswith("accounting")]
+    assert "cannot log in: drop it, or create it again" in listed
+    remedy = line.partition("this is denied: ")[2].rpartition("; then")[0]
+    with psycopg.connect(provider, autocommit=True) as owner:
+        owner.execute(remedy.encode())
+    assert run("logins", "drop", "accounting", DATABASE_OWNER_URL=provider).exit_code == 0
     with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
-        superuser.execute("drop schema accounting")
-    assert run("logins", "drop", "accounting").exit_code == 0
+        superuser.execute(f"alter database {bank.dbname} owner to postgres; drop owned by provider".encode())
+
+
+@pytest.mark.parametrize("command", ["create", "rotate"])
+def test_a_login_that_was_dropped_halfway_can_log_in_again(run: Run, bank: Bank, command: str) -> None:
+    create(run)
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        superuser.execute("create schema authorization accounting")
+    assert run("logins", "drop", "accounting").exit_code == 1
+    again = run("logins", command, "accounting")
+    assert again.exit_code == 0, again.output
+    with psycopg.connect(again.stdout.strip()) as login:
+        assert login.execute("select count(*) from bank.posting").fetchall() == [(0,)]
+
+
+def test_a_login_that_has_lost_its_group_is_listed_and_made_again_with_what_is_asked_for_now(
+    run: Run, bank: Bank, app: Connection
+) -> None:
+    """As where bank_app was dropped and made anew while the login stayed."""
+    app.execute("select bank.open_account('Ada', 'EUR')")
+    create(run)
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        superuser.execute("revoke bank_app from accounting; alter role accounting reset all")
+    [listed] = [row for row in run("logins", "list").stdout.splitlines() if row.startswith("accounting")]
+    assert listed.split()[1] == "nothing"
+    assert "may neither call nor read: drop it, or create it again" in listed
+    refused = run("logins", "rotate", "accounting")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "`pgteller logins create accounting` makes it anew" in refused.stderr
+    with psycopg.connect(create(run, "accounting"), autocommit=True) as login:
+        assert login.execute(CREDIT).fetchall() == [("success",)]
+        assert login.execute("show statement_timeout").fetchall() == [("5min",)]
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        superuser.execute("alter role accounting nologin")
+    with psycopg.connect(create(run, "accounting", "--read-only"), autocommit=True) as login:
+        assert login.execute("select balance_minor from bank.balance(2)").fetchall() == [(100,)]
+        with pytest.raises(DENIED):
+            login.execute(CREDIT)
+
+
+def test_a_new_password_of_an_expired_login_is_valid(run: Run, bank: Bank) -> None:
+    create(run)
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        superuser.execute("alter role accounting valid until '2020-01-01'")
+    psycopg.connect(run("logins", "rotate", "accounting").stdout.strip()).close()
 
 
 def test_the_list_says_who_may_what_since_when_and_who_may_too_much(run: Run, bank: Bank) -> None:
@@ -278,15 +403,6 @@ def test_the_url_of_a_login_leads_where_the_owners_leads_without_what_is_the_own
     assert conninfo_to_dict(url) == {**asked, "user": "tally", "password": "p@ss"}
 
 
-@pytest.fixture
-def provider(bank: Bank) -> Iterator[str]:
-    """The URL of a role that may create roles, is no superuser, and did not install the bank."""
-    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
-        superuser.execute("create role provider login createrole password 'secret' in role bank_owner")
-        yield bank.server.conninfo(bank.dbname, "provider", "secret")
-        superuser.execute("drop role provider")
-
-
 def test_a_role_that_may_not_grant_bank_app_is_told_what_mends_that(run: Run, bank: Bank, provider: str) -> None:
     with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
         if superuser.info.server_version >= 160_000:
@@ -332,6 +448,53 @@ def test_migrate_makes_the_login_of_the_service_with_the_timeouts_of_its_setting
     assert run("migrate", SERVICE_PASSWORD="another", **settings).exit_code == 0
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(service_url)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "alter role pgteller_service nologin",
+        "revoke bank_app from pgteller_service",
+        "alter role pgteller_service noinherit valid until '2020-01-01'",
+        "alter role pgteller_service reset all",
+    ],
+)
+def test_migrate_makes_the_login_of_the_service_whole_whatever_became_of_it(
+    run: Run, bank: Bank, service_url: str, damage: str
+) -> None:
+    assert run("migrate", SERVICE_PASSWORD="of-the-service").exit_code == 0
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        superuser.execute(damage.encode())
+    assert run("migrate", SERVICE_PASSWORD="of-the-service").exit_code == 0
+    status = run("status", DATABASE_URL=service_url)
+    assert (status.exit_code, status.stderr) == (0, "")
+    with psycopg.connect(service_url, autocommit=True) as service:
+        assert service.execute("show statement_timeout").fetchall() == [("9s",)]
+        service.execute("set role bank_app")
+
+
+def test_migrate_does_not_call_it_well_when_the_login_of_the_service_may_not_connect(
+    run: Run, bank: Bank, service_url: str
+) -> None:
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        superuser.execute(f"revoke connect on database {bank.dbname} from public".encode())
+        refused = run("migrate", SERVICE_PASSWORD="of-the-service")
+        assert refused.exit_code == 1
+        assert f"pgteller_service may not connect to database {bank.dbname}" in refused.stderr
+        superuser.execute(refused.stderr.rpartition(" by: ")[2].encode())
+        assert run("migrate", SERVICE_PASSWORD="of-the-service").exit_code == 0
+        psycopg.connect(service_url).close()
+        # A grant that the drop of the login takes back.
+        assert run("logins", "drop", "pgteller_service", "--force").exit_code == 0
+
+
+def test_a_login_that_may_not_call_is_told_what_mends_that(run: Run, bank: Bank, service_url: str) -> None:
+    assert run("migrate", SERVICE_PASSWORD="of-the-service").exit_code == 0
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        superuser.execute("revoke bank_app from pgteller_service")
+    refused = run("status", DATABASE_URL=service_url)
+    assert refused.exit_code == 1
+    assert "is no member of bank_app: `SERVICE_PASSWORD=… pgteller migrate` mends that" in refused.stderr
 
 
 def test_commands_that_take_long_are_not_ended_by_the_timeouts_of_the_services_login(
