@@ -19,19 +19,19 @@ from tests.test_packaging import hosted
 
 __all__ = ["hosted"]  # a server of its own: its roles are dropped
 
-OF_A_DATABASE, OF_THE_SERVER = re.findall(
+OF_A_DATABASE, OF_THE_SERVER, OF_GRANTS = re.findall(
     r"^```sql\n(.+?)^```$", (ROOT / "docs/deployment.md").read_text(), re.MULTILINE | re.DOTALL
 )
 # Of the whole server, and of the database that is asked: what may be left behind.
 LEFT = {
-    "roles": "select rolname from pg_roles where rolname like 'bank%'",
+    "roles": "select rolname from pg_roles where rolname ~ '^(bank|pgteller)'",
     "schemas": "select nspname from pg_namespace where nspname !~ '^(pg_|information_schema$)' and nspname <> 'public'",
     "tables": "select relname from pg_class where relnamespace = 'public'::regnamespace",
     "types": "select typname from pg_type where typnamespace = 'public'::regnamespace",
     "functions": "select proname from pg_proc where pronamespace = 'public'::regnamespace",
     "default privileges": "select defaclacl::text from pg_default_acl",
     "settings of roles": "select setconfig::text from pg_db_role_setting",
-    "memberships": "select roleid::regrole::text from pg_auth_members where roleid::regrole::text like 'bank%'",
+    "memberships": "select roleid::regrole::text from pg_auth_members where roleid::regrole::text ~ '^(bank|pgteller)'",
     "extensions": "select extname from pg_extension where extname <> 'plpgsql'",
 }
 
@@ -70,25 +70,44 @@ def logins(request: pytest.FixtureRequest, hosted: EmbeddedPostgres) -> Iterator
     yield first, second, hosted.conninfo("first")
 
 
-def test_nothing_is_left_and_another_bank_of_the_server_goes_on(logins: tuple[str, str, str]) -> None:
+def test_nothing_is_left_and_another_bank_of_the_server_goes_on(
+    hosted: EmbeddedPostgres, logins: tuple[str, str, str]
+) -> None:
     first, second, as_superuser = logins
+    service = hosted.conninfo("second", "pgteller_service", "of-the-service")
     assert left(as_superuser) == {}
     for database_url in (first, second):
         migrate(database_url, "of-the-app", service_login=service_login(Settings(), "of-the-service"))
         use(database_url)
-    assert set(left(as_superuser)) == {"roles", "schemas", "tables", "types", "default privileges", "memberships"} - (
-        {"memberships"} if first == as_superuser else set()
-    )
+    of_the_server = {"roles", "settings of roles", "memberships"}
+    assert set(left(as_superuser)) == of_the_server | {"schemas", "tables", "types", "default privileges"}
 
     execute(first, OF_A_DATABASE)
-    assert set(left(as_superuser)) <= {"roles", "memberships"}
+    before = left(as_superuser)
+    assert set(before) == of_the_server
     with pytest.raises(psycopg.errors.DependentObjectsStillExist, match="bank_app") as refused:
         execute(first, OF_THE_SERVER)
     assert "database second" in (refused.value.diag.message_detail or "")
-    use(second)
+    assert left(as_superuser) == before
+    use(service)
 
     execute(second, OF_A_DATABASE)
     execute(second, OF_THE_SERVER)
+    assert left(as_superuser) == {}
+
+
+def test_what_was_granted_to_the_roles_is_named_and_taken_back(logins: tuple[str, str, str]) -> None:
+    first, _, as_superuser = logins
+    migrate(first, service_login=service_login(Settings(), "of-the-service"))
+    execute(first, "create schema shop; grant usage on schema shop to bank_app, bank_reader")
+    execute(first, "grant connect on database first to pgteller_service, bank_reader")
+    execute(first, OF_A_DATABASE)
+    with pytest.raises(psycopg.errors.DependentObjectsStillExist) as refused:
+        execute(first, OF_THE_SERVER)
+    assert "privileges for database first" in (refused.value.diag.message_detail or "")
+    execute(first, OF_GRANTS)
+    execute(first, OF_THE_SERVER)
+    execute(first, "drop schema shop")
     assert left(as_superuser) == {}
 
 
