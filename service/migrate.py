@@ -34,6 +34,8 @@ from service import logins, prerequisites
 from service.installation import (
     MIGRATIONS,
     Installed,
+    breaking_migration_id,
+    breaks_services,
     error_catalogue,
     last_migration_id,
     release,
@@ -62,7 +64,6 @@ _INSTALLED_MEANWHILE = (
     psycopg.errors.DuplicateFunction,
 )
 
-_BREAKS_SERVICES = re.compile(r"^(--|#) breaks: running services$", re.MULTILINE)
 _CREATE_TYPE = re.compile(r"^\s*create type (bank\.\w+) as enum\b", re.IGNORECASE)
 _ADD_VALUE = re.compile(r"^alter type (bank\.\w+) add value if not exists '(\w+)'(?: (before|after) '(\w+)')?", re.M)
 
@@ -144,7 +145,7 @@ def _install_first(watch: Watch, connection: Connection) -> list[str]:
                     connection.cursor_factory = partial(_FirstInstall, _added_values(pending))  # type: ignore[assignment]
                     _apply(backend, pending)
                     connection.cursor_factory = psycopg.Cursor
-                    load_sql(connection, breaks_services=True)
+                    load_sql(connection)
             except _INSTALLED_MEANWHILE as error:
                 # Somebody else is at it. When that is done we find it done.
                 waiting.again(error)
@@ -211,7 +212,8 @@ def _step(watch: Watch, connection: Connection) -> list[str] | None:
         backend.create_tables()
         migrations = read_migrations(str(MIGRATIONS))
         applied = backend.get_applied_migration_hashes()
-        if _is_newer(connection, {migration.hash for migration in migrations}):
+        unknown = _unknown(connection, {migration.hash for migration in migrations})
+        if unknown and _is_newer(connection, unknown):
             return None
         pending = list(backend.to_apply(migrations))
         additions = [each for each in pending if not each.use_transactions and _hashes(each.depends) <= {*applied}]
@@ -219,6 +221,7 @@ def _step(watch: Watch, connection: Connection) -> list[str] | None:
             with watch.connect() as other, _Backend(other) as beside:
                 for migration in additions:
                     _apply_beside(beside, migration)
+            _note_break(connection, additions)
             return [migration.id for migration in additions]
         changes: list[Migration] = []
         for migration in pending:
@@ -245,17 +248,29 @@ def _hashes(migrations: Iterable[Migration]) -> set[str]:
     return {migration.hash for migration in migrations}
 
 
-def _is_newer(connection: Connection, known: set[str]) -> bool:
-    """Return whether a newer version is installed that this one works on. Raises MigrationError where it does not."""
+def _unknown(connection: Connection, known: set[str]) -> list[str]:
+    """Return the ids of the migrations that are applied, and that this version does not have."""
     rows = connection.execute("select migration_hash, migration_id from _yoyo_migration").fetchall()
-    unknown = sorted(migration_id for migration_hash, migration_id in rows if migration_hash not in known)
-    if not unknown:
-        return False
+    return sorted(migration_id for migration_hash, migration_id in rows if migration_hash not in known)
+
+
+def _is_newer(connection: Connection, unknown: list[str]) -> bool:
+    """Return whether a newer version is installed that this one works on. Raises MigrationError where it does not."""
     installed = _installed(connection)
-    if installed is None or not installed.is_newer:
-        raise MigrationError(
-            (installed and installed.fault) or f"this version is too old for the database, which has {unknown[-1]}"
-        )
+    if installed is None:
+        raise MigrationError(f"this version is too old for the database, which has {unknown[-1]}")
+    is_begun = installed.migration_id <= last_migration_id() and installed.migration_id < unknown[0]
+    if is_begun and not installed.is_broken:
+        # Its migrate was interrupted before the functions came: what it has done does not disturb those of others.
+        if installed.is_newest:
+            click.echo(
+                f"A newer version has begun to migrate, with {', '.join(unknown)}, and its `pgteller migrate` goes on "
+                "with it. This version works meanwhile; nothing was changed.",
+                err=True,
+            )
+        return installed.is_newest
+    if not installed.is_newer:
+        raise MigrationError(installed.fault or f"this version is too old for the database, which has {unknown[-1]}")
     click.echo(
         f"A newer version is installed, {installed.release}, with {', '.join(unknown)}. "
         "This version works on it; nothing was changed.",
@@ -296,7 +311,6 @@ def _change(
     watch: Watch, connection: Connection, backend: "_Backend", migrations: list[Migration], *, load: bool
 ) -> None:
     """Apply migrations and load the functions, all of it or nothing; without making anybody wait for long."""
-    breaks_services = any(_BREAKS_SERVICES.search(Path(each.path).read_text(encoding="utf-8")) for each in migrations)
     with _waiting(watch, connection, "A lock of the bank's tables and views") as waiting:
         while True:
             try:
@@ -306,7 +320,9 @@ def _change(
                         _hold_up_postings(connection)
                     _apply(backend, migrations)
                     if load:
-                        load_sql(connection, breaks_services=breaks_services)
+                        load_sql(connection)
+                    else:
+                        _note_break(connection, migrations)
             except _IN_THE_WAY as error:
                 waiting.again(error)
                 time.sleep(_PAUSE_SECONDS)
@@ -336,6 +352,18 @@ def _apply(backend: "_Backend", migrations: Iterable[Migration]) -> None:
             raise
 
 
+def _note_break(connection: Connection, migrations: Iterable[Migration]) -> None:
+    """Let services know that they cannot go on, where that is so before the functions come."""
+    breaking = [migration.id for migration in migrations if breaks_services(Path(migration.path))]
+    if not breaking:
+        return
+    connection.execute("set local role bank_owner")
+    column = "select from pg_attribute where attrelid = 'bank.installation'::regclass and attname = %s"
+    if connection.execute(column, ["breaking_migration_id"]).rowcount:
+        connection.execute("update bank.installation set breaking_migration_id = %s", [max(breaking)])
+    connection.execute("reset role")
+
+
 def _run(backend: "_Backend", migration: Migration) -> None:
     """Execute the steps of a migration, as whoever logged in. Not by yoyo, which undoes steps of one that failed."""
     migration.load()
@@ -358,7 +386,7 @@ def _waiting(watch: Watch, connection: Connection, what: str) -> Iterator[Waitin
 # ---- the functions -----------------------------------------------------------------------------------------
 
 
-def load_sql(connection: Connection, *, breaks_services: bool = False) -> None:
+def load_sql(connection: Connection) -> None:
     """Load every file of sql/ as bank_owner and note what is installed, in the transaction of the connection."""
     errors = {
         code: {**facts, "precedence": number}
@@ -379,7 +407,7 @@ def load_sql(connection: Connection, *, breaks_services: bool = False) -> None:
         _load(cursor, grants)
         cursor.execute(
             "select bank._install(%s, %s, %s, %s, %s)",
-            [last_migration_id(), sql_digest(), json.dumps(errors), release(), breaks_services],
+            [last_migration_id(), sql_digest(), json.dumps(errors), release(), breaking_migration_id()],
         )
         cursor.execute("reset role")
 

@@ -1,9 +1,17 @@
--- What is installed here: a service that was built with sql_digest, or one of compatible_digests, works here.
--- compatible_digests: of earlier versions whose services may go on, and of this one. release: the version of pgteller.
+-- What is installed here, and which services work here: one whose last migration is not before breaking_migration_id,
+-- and whose digest of sql/ is one of compatible_digests, with its last migration or a later one.
+-- compatible_digests: of the versions that were installed, and have not been replaced by an earlier one.
+-- compatible_migration_ids: the last migration that each of them was installed with. release: the version of pgteller.
 -- Locks: none. Errors: none.
 -- Example: select migration_id, sql_digest from bank.health();
 create or replace function bank.health() returns table (
-    migration_id text, sql_digest text, installed_at timestamptz, release text, compatible_digests text[]
+    migration_id text,
+    sql_digest text,
+    installed_at timestamptz,
+    release text,
+    compatible_digests text[],
+    compatible_migration_ids text[],
+    breaking_migration_id text
 )
 language sql stable security definer set search_path = bank, pg_temp as $$
     select
@@ -15,7 +23,17 @@ language sql stable security definer set search_path = bank, pg_temp as $$
             order by v.installation_number desc
             limit 1
         ),
-        array(select distinct v.sql_digest from bank.installed_version as v)
+        array(
+            select v.sql_digest from bank.installed_version as v
+            group by v.sql_digest
+            order by v.sql_digest
+        ),
+        array(
+            select max(v.migration_id collate "C") from bank.installed_version as v
+            group by v.sql_digest
+            order by v.sql_digest
+        ),
+        i.breaking_migration_id
     from bank.installation as i
 $$;
 

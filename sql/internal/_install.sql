@@ -1,7 +1,7 @@
 -- The last step of every install: takes over the error catalogue, and notes what is installed.
--- breaks_services: services of the versions before cannot go on.
+-- breaking_migration_id: of the version's migrations the last one that services of versions without it cannot follow.
 create or replace function bank._install(
-    migration_id text, sql_digest text, errors jsonb, release text, breaks_services boolean
+    migration_id text, sql_digest text, errors jsonb, release text, breaking_migration_id text
 ) returns void
 language plpgsql as $$
 begin
@@ -24,18 +24,27 @@ begin
     perform bank._fill_in_reversals();
 
     -- From the first install on that records requests, these functions have been the only ones that post.
-    insert into bank.installation (only_row, migration_id, sql_digest, installed_at, requests_recorded_from)
-    select true, _install.migration_id, _install.sql_digest, now(), s.last_value + s.is_called::integer
+    insert into bank.installation (
+        only_row, migration_id, sql_digest, installed_at, requests_recorded_from, breaking_migration_id
+    )
+    select
+        true,
+        _install.migration_id,
+        _install.sql_digest,
+        now(),
+        s.last_value + s.is_called::integer,
+        _install.breaking_migration_id
     from bank.transaction_id_seq as s
     on conflict (only_row) do update
     set migration_id = excluded.migration_id,
         sql_digest = excluded.sql_digest,
         installed_at = excluded.installed_at,
-        requests_recorded_from = coalesce(installation.requests_recorded_from, excluded.requests_recorded_from);
+        requests_recorded_from = coalesce(installation.requests_recorded_from, excluded.requests_recorded_from),
+        breaking_migration_id = excluded.breaking_migration_id;
 
     -- Who goes back to an earlier version takes away what the ones after it need.
     delete from bank.installed_version as v
-    where breaks_services
+    where v.migration_id collate "C" < _install.breaking_migration_id
         or v.installation_number >= (
             select min(earlier.installation_number) from bank.installed_version as earlier
             where earlier.sql_digest = _install.sql_digest

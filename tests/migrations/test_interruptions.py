@@ -9,14 +9,15 @@ import psycopg
 import pytest
 
 from service import migration_lock
-from service.installation import last_migration_id, sql_digest
+from service.installation import Installed, last_migration_id, sql_digest
 from service.migrate import migrate
 from service.migration_lock import MigrationError, installation_lock
+from service.owner import installed_version
 from service.watch import Watch
 from tests.conftest import Bank, Connection
 from tests.helpers import Row, open_account, violations
 from tests.http_server import wait_for
-from tests.migrations.releases import NEXT_MIGRATIONS, next_release, run, start
+from tests.migrations.releases import NEXT_MIGRATIONS, next_release, present, run, start
 from tests.migrations.test_migrate import connect, empty, new_database
 
 __all__ = ["empty", "new_database"]
@@ -106,7 +107,7 @@ def digests(owner: Connection) -> list[str]:
 def test_a_version_that_is_installed_again_strikes_out_those_that_came_after_it(bank: Bank) -> None:
     with bank.connect("bank_owner") as owner:
         for digest in ("later", "later still"):
-            owner.execute("select bank._install(%s, %s, '{}', '7.7.7', false)", [last_migration_id(), digest])
+            owner.execute("select bank._install(%s, %s, '{}', '7.7.7', null)", [last_migration_id(), digest])
         assert digests(owner) == [sql_digest(), "later", "later still"]
         assert migrate(bank.owner_url) == []
         assert digests(owner) == [sql_digest()]
@@ -139,6 +140,146 @@ def test_a_migration_that_breaks_running_services_strikes_out_earlier_versions(b
         assert len(digests(owner)) == 1
         assert digests(owner) != [sql_digest()]
     with pytest.raises(MigrationError, match="too old for the database"):
+        migrate(bank.owner_url)
+
+
+MORE = {
+    "9001.index": """
+-- transactional: false
+-- depends: 0010.breaks
+set role bank_owner;
+drop index concurrently if exists bank.entry_of_transaction;
+create index concurrently entry_of_transaction on bank.entry (ledger_id, transaction_id);
+""",
+    "9002.nickname": """
+-- depends: 0010.breaks
+set local role bank_owner;
+alter table bank.account add column nickname text;
+""",
+    "9003.nickname_index": """
+-- transactional: false
+-- depends: 9002.nickname
+set role bank_owner;
+drop index concurrently if exists bank.account_nickname;
+create index concurrently account_nickname on bank.account (ledger_id, nickname);
+""",
+    "9004.title": """
+-- depends: 9003.nickname_index
+set local role bank_owner;
+alter table bank.account add column title text;
+""",
+}
+BREAKS = "-- breaks: running services\n"
+
+
+def release_with(directory: Path, *migration_ids: str, breaking: str | None = None, functions: str = "") -> Path:
+    """A release with some of MORE, and the same functions or others."""
+    directory.mkdir()
+    present(directory)
+    for migration_id in migration_ids:
+        text = BREAKS * (migration_id == breaking) + MORE[migration_id].lstrip()
+        (directory / "migrations" / f"{migration_id}.sql").write_text(text)
+    with (directory / "sql" / "api" / "health.sql").open("a") as file:
+        file.write(functions)
+    return directory
+
+
+def migrated(release: Path, bank: Bank) -> str:
+    """Migrate by the release, and return what it says."""
+    done = run(release, "migrate", DATABASE_OWNER_URL=bank.owner_url, PATH="/usr/bin")
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def state(bank: Bank) -> Installed:
+    installed = installed_version(bank.owner_url)
+    assert installed is not None
+    return installed
+
+
+def test_a_version_with_a_later_migration_and_the_same_functions_lets_services_go_on(
+    bank: Bank, tmp_path: Path
+) -> None:
+    assert state(bank).is_newest
+    migrated(release_with(tmp_path / "next", "9002.nickname"), bank)
+    assert (state(bank).migration_id, state(bank).sql_digest) == ("9002.nickname", sql_digest())
+    assert (state(bank).is_newest, state(bank).is_newer, state(bank).fault) == (False, True, None)
+    assert migrate(bank.owner_url) == []
+    assert state(bank).migration_id == "9002.nickname"
+
+
+def test_a_version_with_a_migration_that_is_missing_does_not_work_though_its_functions_are_there(bank: Bank) -> None:
+    with bank.connect("bank_owner") as owner:
+        owner.execute("update bank.installation set migration_id = '0008.entry_times'")
+        owner.execute("update bank.installed_version set migration_id = '0008.entry_times'")
+    assert state(bank).fault == (
+        f"its last migration is 0008.entry_times, this version needs {last_migration_id()}: run `pgteller migrate`"
+    )
+
+
+def test_three_versions_with_the_same_functions_migrate_in_any_order_and_the_last_migration_stays(
+    bank: Bank, tmp_path: Path
+) -> None:
+    first = release_with(tmp_path / "first", "9001.index")
+    second = release_with(tmp_path / "second", "9001.index", "9002.nickname")
+    migrated(second, bank)
+    for release in (first, present(tmp_path / "present"), second, first):
+        migrated(release, bank)
+        assert state(bank).migration_id == "9002.nickname"
+        assert run(release, "status", DATABASE_URL=bank.owner_url, PATH="/usr/bin").returncode == 0
+    post(bank)
+
+
+@pytest.mark.parametrize("functions", ["", "-- changed\n"], ids=["same functions", "other functions"])
+def test_a_newer_migrate_that_was_interrupted_after_its_additions_leaves_this_version_as_it_is(
+    bank: Bank, tmp_path: Path, capsys: pytest.CaptureFixture[str], functions: str
+) -> None:
+    newer = release_with(tmp_path / "next", "9001.index", "9002.nickname", functions=functions)
+    with bank.connect("bank_owner", autocommit=False) as reader, connect(bank.owner_url) as observer:
+        reader.execute("select from bank.account")
+        process = start(newer, "migrate", DATABASE_OWNER_URL=bank.owner_url, PATH="/usr/bin")
+        try:
+            applied = "select from _yoyo_migration where migration_id = '9001.index'"
+            wait_for(lambda: observer.execute(applied).rowcount == 1, "the index is made")
+        finally:
+            process.kill()
+            process.communicate()
+    assert state(bank).is_newest
+    assert migrate(bank.owner_url) == []
+    assert "A newer version has begun to migrate, with 9001.index" in capsys.readouterr().err
+    with bank.connect("bank_owner") as owner:
+        owner.execute("update bank.installation set sql_digest = 'of a version before'")
+        assert migrate(bank.owner_url) == []  # whoever goes back may do so, too
+    assert state(bank).is_newest
+    post(bank)
+    migrated(newer, bank)
+    assert (state(bank).migration_id, state(bank).is_newer) == ("9002.nickname", True)
+
+
+@pytest.mark.parametrize("breaking", ["9001.index", "9002.nickname", "9004.title"])
+@pytest.mark.parametrize("functions", ["", "-- changed\n"], ids=["same functions", "other functions"])
+def test_a_breaking_migration_is_not_forgotten_whatever_comes_between_it_and_the_functions(
+    bank: Bank, tmp_path: Path, breaking: str, functions: str
+) -> None:
+    migrated(release_with(tmp_path / "next", *MORE, breaking=breaking, functions=functions), bank)
+    assert state(bank).breaking_migration_id == breaking
+    assert not state(bank).is_newer
+    assert "too old for the database" in (state(bank).fault or "")
+    with bank.connect("bank_owner") as owner:
+        assert len(digests(owner)) == 1
+    with pytest.raises(MigrationError, match="too old for the database"):
+        migrate(bank.owner_url)
+
+
+def test_a_breaking_migration_stops_services_before_its_functions_come(bank: Bank, tmp_path: Path) -> None:
+    newer = release_with(tmp_path / "next", *MORE, breaking="9002.nickname")
+    broken = (newer / "migrations" / "9004.title.sql").read_text()
+    (newer / "migrations" / "9004.title.sql").write_text(broken + "select 1 / 0;\n")
+    failed = run(newer, "migrate", DATABASE_OWNER_URL=bank.owner_url, PATH="/usr/bin")
+    assert "9004.title" in failed.stderr
+    assert not state(bank).is_newest
+    assert "which has 9002.nickname, and no functions for it yet" in (state(bank).fault or "")
+    with pytest.raises(MigrationError, match="too old for the database, which has 9002"):
         migrate(bank.owner_url)
 
 
