@@ -276,7 +276,6 @@ class Settings:
     )
     body_bytes_max: int = _setting("BODY_BYTES_MAX", Whole(0, 1 << 30), 4_194_304, "the largest body that is read")
     url_bytes_max: int = _setting("URL_BYTES_MAX", Whole(1, 1 << 20), 8192, "the longest URL")
-    # Up to 4 KiB more are taken when they come with what ends them.
     header_bytes_max: int = _setting("HEADER_BYTES_MAX", Whole(1, 1 << 24), 16_384, "all headers of a request together")
     header_count_max: int = _setting("HEADER_COUNT_MAX", Whole(1, 10_000), 100, "headers of a request")
     first_byte_timeout_seconds: int = _setting(

@@ -39,6 +39,7 @@ _STALLED_SECONDS = 2.0
 """A client that has not read for so long loses its place to another that needs one."""
 _FEED_BYTES = 4096
 """The parser gets no more at once, so that few pipelined requests are made of it before the first is answered."""
+_HEADER_MARKS_BYTES = len(b": \r\n")
 _FRAMING_BYTES_MAX = 16_384
 _FRAMING_RATIO_MAX = 8
 """Chunks of a byte take six times their body; extensions and trailers may not take more than this."""
@@ -259,7 +260,14 @@ class HttpProtocol(HttpToolsProtocol):
             return "url_bytes", Problem("url_too_long", limit_bytes=limits.url_bytes_max)
         if len(self.headers) > limits.header_count_max:
             return "header_count", Problem("headers_too_large", limit_count=limits.header_count_max)
-        if self._head_bytes - url_bytes > limits.header_bytes_max:
+        # Of the piece that is parsed any part may be of the head, and another request's may have been counted. So what
+        # may be too large is added up; a header that never ends is not among them, and is stopped a little later.
+        most_bytes = self._head_bytes - url_bytes + _FEED_BYTES
+        if most_bytes > limits.header_bytes_max and (
+            most_bytes > limits.header_bytes_max + 3 * _FEED_BYTES
+            or sum(len(name) + len(value) + _HEADER_MARKS_BYTES for name, value in self.headers)
+            > limits.header_bytes_max
+        ):
             return "header_bytes", Problem("headers_too_large", limit_bytes=limits.header_bytes_max)
         return None
 

@@ -542,7 +542,7 @@ def test_a_content_length_over_the_limit_is_refused_before_the_body_has_come(ser
 def test_an_idempotency_key_is_at_most_255_printable_ascii_characters(
     client: httpx.Client, routes: dict[str, Route], route: str
 ) -> None:
-    for key in (b"x" * 256, b"x" * 20_000, "é".encode(), b"\xff", "🏦".encode(), b"a\tb"):
+    for key in (b"x" * 256, b"x" * 16_000, "é".encode(), b"\xff", "🏦".encode(), b"a\tb"):
         headers = {b"Idempotency-Key": key, b"Content-Type": b"application/json"}
         answer = client.post(routes[route].path, content=json.dumps(routes[route].body).encode(), headers=headers)
         assert_names(answer, "idempotency_key")

@@ -122,6 +122,30 @@ def test_a_head_beyond_a_bound_is_refused_though_it_comes_at_once(quick: HttpSer
         assert problem_from(connection)["code"] == code
 
 
+@pytest.mark.parametrize("pieces", [1, 7])
+@pytest.mark.parametrize("count", [1, 40])
+def test_the_bound_of_the_headers_is_exact(quick: HttpServer, count: int, pieces: int) -> None:
+    """Names and values, and four bytes for each: 8000 of them are taken, and one more is not."""
+
+    def answered(size_bytes: int, before: bytes = b"") -> int:
+        lines = [b"Host: bank\r\n", *(b"x-%02d: \r\n" % number for number in range(count))]
+        left = size_bytes - sum(map(len, lines))
+        lines[-1] = lines[-1].replace(b"\r\n", b"a" * left + b"\r\n")
+        data = before + b"GET /health/live HTTP/1.1\r\n" + b"".join(lines) + b"\r\n"
+        with quick.connect() as connection, connection.makefile("rb") as file:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for number in range(pieces):
+                connection.sendall(data[len(data) * number // pieces : len(data) * (number + 1) // pieces])
+            if before:
+                read_answer(file)
+            return read_answer(file)[0]
+
+    # Before it on the connection: a body whose end comes in one piece with the beginning of the head.
+    body = b"GET /health/live HTTP/1.1\r\nHost: bank\r\nContent-Length: 4000\r\n\r\n" + b"b" * 4000
+    for before in (b"", body):
+        assert (answered(8000, before), answered(8001, before)) == (200, 431)
+
+
 def test_a_head_within_the_bounds_is_served(quick: HttpServer) -> None:
     path = b"/" + b"b" * 900
     headers = b"".join(b"x-%d: " % number + b"c" * 100 + b"\r\n" for number in range(49))
