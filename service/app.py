@@ -136,7 +136,7 @@ class Target:
     ) -> None:
         """Refuse a path that is spelt in another way, a method that nobody knows, and a query that nobody reads."""
         path: bytes = req.scope["raw_path"]
-        if (b"%" in path or path[1:2] == b"/") and not _is_spelt_as(req.uri_template or "", path.decode()):
+        if (b"%" in path or path[1:2] == b"/") and not _is_spelt_as(req.uri_template or "", path.decode(), params):
             raise Problem("not_found")
         if req.query_string and req.method in ("GET", "HEAD") and not getattr(resource, "reads_query", False):
             read_query(req, Request)
@@ -147,19 +147,28 @@ class Target:
 _METHODS = frozenset(COMBINED_METHODS)
 
 
-def _is_spelt_as(template: str, path: str) -> bool:
-    """Return whether the path differs from the template in its parameters alone."""
+def _is_spelt_as(template: str, path: str, params: dict[str, str]) -> bool:
+    """Return whether the path differs from the template in its parameters alone, and numbers are written in digits."""
     parts, fields = path.split("/"), template.split("/")
     return len(parts) == len(fields) and all(
-        part == field or field.startswith("{") for part, field in zip(parts, fields, strict=True)
+        part == field or (field.startswith("{") and not ("%" in part and _is_number(params[field[1:-1]])))
+        for part, field in zip(parts, fields, strict=True)
     )
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 class Lifecycle:
     """Middleware: the pools live as long as the server, and every request has an id, a deadline and sound headers."""
 
     _REQUEST_ID = re.compile(rb"[\w.:-]{1,128}\Z", re.ASCII)
-    _NOT_REPEATED = ("host", "idempotency-key", "authorization", "content-type", "content-encoding")
+    _HOST = re.compile(rb"(?:\[[\w:.~%-]+\]|[\w.~%!$&'()*+,;=-]*)(?::[0-9]*)?[ \t]*\Z", re.ASCII)
+    _NOT_REPEATED = (
+        *("host", "idempotency-key", "authorization", "content-type", "content-encoding"),
+        "transfer-encoding",
+    )
 
     def __init__(
         self,
@@ -197,6 +206,7 @@ class Lifecycle:
         """Take the caller's X-Request-ID, or make one: of the worker, and the number of the request in it.
 
         Raises Problem when there is no Host, or two headers where one is meant: another reader may take the other one.
+        So it does when a body is in another transfer coding than chunked: what we took for the body would be another.
         """
         deadlines.begin(self._request_timeout_seconds)
         headers: list[tuple[bytes, bytes]] = req.scope["headers"]
@@ -215,5 +225,11 @@ class Lifecycle:
             for name in self._NOT_REPEATED:
                 if names.count(name) > 1:
                     raise invalid(name.replace("-", "_"), "is there more than once")
-        if b"host" not in by_name and req.scope["http_version"] != "1.0":
-            raise invalid("host", "is required")
+        host = by_name.get(b"host")
+        if host is None:
+            if req.scope["http_version"] != "1.0":
+                raise invalid("host", "is required")
+        elif not self._HOST.match(host):
+            raise invalid("host", "is not a host and a port")
+        if (coding := by_name.get(b"transfer-encoding")) is not None and coding.strip(b" \t").lower() != b"chunked":
+            raise Problem("unsupported_transfer_coding")

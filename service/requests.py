@@ -364,6 +364,8 @@ def _depth(text: bytes) -> int:
 
 def read_query(req: falcon.asgi.Request, form: type[S]) -> S:
     """Read the query parameters of this form; raises ValidationError that names the parameter."""
+    if "" in req.params:
+        raise invalid("query", "has a parameter without a name")
     return msgspec.convert(req.params, form, strict=False)
 
 

@@ -90,11 +90,17 @@ def test_a_path_of_the_api_in_another_spelling_is_not_found(
         assert code_of(answer)[:2] == (404, "not_found")
 
 
-def test_a_parameter_of_a_path_may_be_percent_encoded(service: Service, client: httpx.Client, bearer: str) -> None:
+def test_a_number_in_a_path_is_written_in_digits(service: Service, client: httpx.Client, bearer: str) -> None:
     account_id = open_account(client)
     encoded = "".join(f"%{ord(digit):x}" for digit in str(account_id))
-    status, _, content = ask(service, "GET", f"/v1/accounts/{encoded}/balance", bearer)
-    assert (status, json.loads(content)["account_id"]) == (200, account_id)
+    for path in ("/v1/accounts/{}", "/v1/accounts/{}/balance", "/v1/transactions/{}", "/v1/holds/{}"):
+        assert code_of(ask(service, "GET", path.format(encoded), bearer))[:2] == (404, "not_found")
+    frozen = ask(service, "POST", f"/v1/accounts/{encoded}/freeze", bearer, body=b"{}")
+    assert code_of(frozen)[:2] == (404, "not_found")
+
+
+def test_a_text_in_a_path_may_be_percent_encoded(service: Service, client: httpx.Client, bearer: str) -> None:
+    account_id = open_account(client)
     body = b'{"amount_max_minor": 5}'
     assert ask(service, "PUT", f"/v1/accounts/{account_id}/limits/d%61y", bearer, body=body)[0] == 200
     assert code_of(ask(service, "PUT", f"/v1/accounts/{account_id}/limits/d%2Fy", bearer, body=body))[0] == 404
@@ -146,6 +152,8 @@ def test_a_get_refuses_a_parameter_that_nobody_reads(client: httpx.Client, path:
         ("/health/ready", "timeout=1", "timeout"),
         ("/v1/accounts/1/entries", "limit=1&limit=2", "limit"),
         ("/v1/transactions", "idempotency_key=a&idempotency_key=a", "idempotency_key"),
+        ("/v1/accounts/1", "=", "query"),
+        ("/v1/accounts/1/entries", "=1&limit=1", "query"),
     ],
 )
 def test_the_parameter_is_named(client: httpx.Client, path: str, query: str, field: str) -> None:
@@ -230,6 +238,35 @@ def test_a_request_of_http_1_1_has_a_host(service: Service) -> None:
     assert ask(service, "GET", "/health/live", host="")[0] == 200
     assert exchange(service, "GET /health/live HTTP/1.0")[0] == 200
     assert code_of(exchange(service, "GET /health/live HTTP/1.0\nHost: a\nHost: b"))[2] == ["host"]
+
+
+@pytest.mark.parametrize("host", ["a b/@", "a/b", "a@b", "a b", "x:y", "[::1", "::1", "a\\b", "\xe9", "a?b", "x:1:2"])
+def test_a_host_that_is_none_is_refused(service: Service, host: str) -> None:
+    assert code_of(ask(service, "GET", "/health/live", host=host)) == (400, "invalid_request", ["host"])
+
+
+@pytest.mark.parametrize("host", ["x:", "bank.example:8000", "[::1]:80", "a_b-c~.d", "127.0.0.1", "%C3%A9", " x "])
+def test_a_host_that_is_one_is_taken(service: Service, host: str) -> None:
+    assert ask(service, "GET", "/health/live", host=host)[0] == 200
+
+
+@pytest.mark.usefixtures("nothing_is_posted")
+@pytest.mark.parametrize("coding", ["gzip, chunked", "deflate,chunked", "x, Chunked"])
+def test_a_transfer_coding_that_is_not_understood_is_501(service: Service, bearer: str, coding: str) -> None:
+    lines = ["POST /v1/accounts/1/credit HTTP/1.1", "Host: x", bearer, "Idempotency-Key: a", "Connection: close"]
+    chunks = b'12\r\n{"amount_minor":1}\r\n0\r\n\r\n'
+    head = "\n".join([*lines, "Content-Type: application/json", f"Transfer-Encoding: {coding}"])
+    assert code_of(exchange(service, head, chunks))[:2] == (501, "unsupported_transfer_coding")
+    split = "\n".join(f"Transfer-Encoding: {each.strip()}" for each in coding.split(","))
+    assert exchange(service, "\n".join([*lines, split]), chunks)[0] in (400, 501)
+
+
+@pytest.mark.parametrize("coding", ["chunked", "Chunked", " CHUNKED"])
+def test_a_body_in_chunks_is_read(service: Service, client: httpx.Client, bearer: str, coding: str) -> None:
+    account_id, key = open_account(client), new_key()["Idempotency-Key"]
+    lines = [f"POST /v1/accounts/{account_id}/credit HTTP/1.1", "Host: x", bearer, f"Idempotency-Key: {key}"]
+    lines += ["Content-Type: application/json", f"Transfer-Encoding: {coding}", "Connection: close"]
+    assert exchange(service, "\n".join(lines), b'12\r\n{"amount_minor":1}\r\n0\r\n\r\n')[0] == 201
 
 
 # ---- members -----------------------------------------------------------------------------------------------
