@@ -58,6 +58,7 @@ _PATIENT_CONNECTIONS_MAX = 2
 _PATIENT_LOCK_TIMEOUT_MS = 1_000
 """Long enough for the queue of an account that is in demand. What else the call has locked is locked for as long."""
 _MARGIN_SECONDS = 0.05
+_KEYS = ("idempotency_key", "idempotency_keys")
 _STALE = (
     psycopg.errors.FeatureNotSupported,  # a prepared statement whose columns are not what they were
     psycopg.errors.DatatypeMismatch,  # a row type has grown while the call was in a function
@@ -300,11 +301,18 @@ async def call(pool: Pool, function: str, *, dry_run: bool = False, **arguments:
     What was asked may have been done already when the connection broke: every function here that is called so can be
     called again, a posting because of its idempotency key.
     dry_run: take back what the function did, a posting, and return what it would have returned.
-    Raises psycopg.Error; Problem database_unavailable when nothing was sent, timed_out when a lock was not to be had,
-    outcome_unknown.
+    Raises psycopg.Error; Problem database_unavailable when nothing was sent or left behind, timed_out when a lock was
+    not to be had, outcome_unknown.
     """
     until = deadlines.current(pool.request_timeout_seconds)
-    rows = await _call(pool, function, arguments, until=until, rollback=dry_run)
+    try:
+        rows = await _call(pool, function, arguments, until=until, rollback=dry_run)
+    except Problem as problem:
+        if dry_run:
+            raise problem.of_a_read() from problem.__cause__
+        if arguments.keys().isdisjoint(_KEYS):
+            raise problem.of_what_has_no_key() from problem.__cause__
+        raise
     return [_would_be(row) for row in rows] if dry_run else rows
 
 

@@ -17,6 +17,10 @@ log = structlog.get_logger()
 
 _FIELD = re.compile(r"`\$(?:\.(?P<path>[^`]*))?`|field `(?P<name>[^`]*)`")
 _RETRY_AFTER_SECONDS = 1
+_UNKNOWN_WITHOUT_KEY = (
+    "The connection broke, or the database did not answer in time, while it had the request. "
+    "Look at the account, or send the request again: it does no harm twice."
+)
 _OVER_HTTP = {"account_ids": "legs", "amounts_minor": "legs"}
 """Arguments of SQL that are members of another name over HTTP."""
 
@@ -52,8 +56,12 @@ class Problem(Exception):
         return bool(self.body["code"] == "database_unavailable")
 
     def of_a_read(self) -> "Problem":
-        """Return what it is to a request that only reads: an outcome that is not known is no outcome."""
+        """Return what it is to a request that leaves nothing behind: an outcome that is not known is no outcome."""
         return Problem("database_unavailable") if self.body["code"] == "outcome_unknown" else self
+
+    def of_what_has_no_key(self) -> "Problem":
+        """Return what it is to a change that no idempotency key tells from an earlier one."""
+        return Problem("outcome_unknown", _UNKNOWN_WITHOUT_KEY) if self.body["code"] == "outcome_unknown" else self
 
     def after_a_lock(self) -> "Problem":
         """Return what it is to a request that has met a lock before, and was taken back: that is why it is late."""

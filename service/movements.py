@@ -6,6 +6,7 @@ import falcon.asgi
 import msgspec
 
 from service.db import Pool, call
+from service.errors import Problem
 from service.postings import Posting
 from service.requests import (
     AccountId,
@@ -162,5 +163,8 @@ class ExplainTransfer:
         """Say what a transfer would do now, check by check."""
         body = await read_body(req, ExplainTransferRequest)
         ledger_id = req.context.principal.ledger_id
-        [explanation] = await call(self._pool, "explain_transfer", **body.arguments(), ledger_id=ledger_id)
+        try:
+            [explanation] = await call(self._pool, "explain_transfer", **body.arguments(), ledger_id=ledger_id)
+        except Problem as problem:
+            raise problem.of_a_read() from problem.__cause__
         answer(resp, explanation)

@@ -3,6 +3,8 @@
 import inspect
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -407,24 +409,69 @@ def test_connect_is_not_allowed_and_says_so(service: Service) -> None:
 @pytest.mark.parametrize("sqlstate", ["57P01", "08006"])
 def test_a_read_does_not_speak_of_idempotency_keys(bank: Bank, owner: Connection, sqlstate: str) -> None:
     """To a request that only reads, an outcome that is not known is none."""
+    let_fail(owner, "account", sqlstate)
+    with serving(bank) as client:
+        answer = client.get("/v1/accounts/2")
+        assert "Idempotency-Key" not in problem_of(answer, 503, "database_unavailable")["detail"]
+        assert client.head("/v1/accounts/2").status_code == 503
+
+
+def let_fail(owner: Connection, function: str, sqlstate: str = "57P01") -> None:
+    """Let a function raise what leaves it open whether anything was done."""
     [row] = owner.execute(
         """
         select pg_get_function_arguments(oid) as arguments, pg_get_function_result(oid) as result
-        from pg_proc where oid = 'bank.account'::regproc
-        """
+        from pg_proc where oid = ('bank.' || %s)::regproc
+        """,
+        [function],
     ).fetchall()
     body = f"begin raise exception using errcode = '{sqlstate}'; end"
     owner.execute(
-        f"create or replace function bank.account({row['arguments']}) returns {row['result']} language plpgsql "
+        f"create or replace function bank.{function}({row['arguments']}) returns {row['result']} language plpgsql "
         f"as $$ {body} $$".encode()
     )
+
+
+@contextmanager
+def serving(bank: Bank) -> Iterator[httpx.Client]:
     key, _ = create_key(bank)
     http = HttpServer(bank.app_url, workers=1)
     try:
         http.start()
         with http.client(key) as client:
-            answer = client.get("/v1/accounts/2")
-            assert "Idempotency-Key" not in problem_of(answer, 503, "database_unavailable")["detail"]
-            assert client.head("/v1/accounts/2").status_code == 503
+            yield client
     finally:
         http.stop()
+
+
+SIDES = {"debit_account_id": 2, "credit_account_id": 3, "amount_minor": 1}
+
+
+def test_what_leaves_nothing_behind_is_never_of_unknown_outcome(bank: Bank, owner: Connection) -> None:
+    for function in ("transfer", "post_transfers", "sweep", "explain_transfer"):
+        let_fail(owner, function)
+    bodies = {"transfers": SIDES, "transfers/batch": {"transfers": [SIDES]}, "sweeps": dict(list(SIDES.items())[:2])}
+    with serving(bank) as client:
+        for path, body in bodies.items():
+            answers = [
+                client.post(f"/v1/{path}{query}", json=body, headers=new_key()) for query in ("?dry_run=true", "")
+            ]
+            assert "Idempotency-Key" not in problem_of(answers[0], 503, "database_unavailable")["detail"]
+            assert "Idempotency-Key" in problem_of(answers[1], 503, "outcome_unknown")["detail"]
+        explained = client.post("/v1/transfers/explain", json=SIDES)
+        assert "Idempotency-Key" not in problem_of(explained, 503, "database_unavailable")["detail"]
+
+
+def test_a_change_without_a_key_does_not_speak_of_one(bank: Bank, owner: Connection) -> None:
+    for function in ("freeze_account", "set_limit", "stripe_account"):
+        let_fail(owner, function)
+    with serving(bank) as client:
+        for method, path, body in (
+            ("POST", "freeze", {}),
+            ("PUT", "limits/day", {"amount_max_minor": 1}),
+            ("PUT", "stripes", {"stripes": 2}),
+        ):
+            answer = client.request(method, f"/v1/accounts/2/{path}", json=body)
+            detail = problem_of(answer, 503, "outcome_unknown")["detail"]
+            assert "Idempotency-Key" not in detail
+            assert "send the request again: it does no harm twice" in detail
