@@ -1,8 +1,12 @@
 """gunicorn's settings, all from service.config, and the folder in which the workers' figures meet."""
 
+import fcntl
+import os
 import shutil
 import sys
 from typing import Any, NoReturn
+
+from gunicorn.systemd import SD_LISTEN_FDS_START  # type: ignore[import-untyped]
 
 from service import logs
 from service.config import SettingError, Settings
@@ -36,6 +40,20 @@ control_socket_disable = True
 logger_class = GunicornLogger
 loglevel = "warning" if _settings.log_level == "info" else _settings.log_level
 raw_env = [f"PROMETHEUS_MULTIPROC_DIR={figures_directory()}"]
+
+
+def pre_exec(server: Any) -> None:
+    """Let the master after us, on SIGUSR2, find what it needs.
+
+    gunicorn would run its own file as a script, which hides modules of Python behind those beside it. And it has moved
+    the sockets that it was given, but tells the next master that they are where systemd puts them.
+    """
+    server.START_CTX["args"] = [sys.executable, "-m", "gunicorn", *sys.argv[1:]]
+    if server.systemd:
+        beyond = SD_LISTEN_FDS_START + len(server.LISTENERS)
+        copies = [fcntl.fcntl(each.fileno(), fcntl.F_DUPFD_CLOEXEC, beyond) for each in server.LISTENERS]
+        for descriptor, copy in enumerate(copies, SD_LISTEN_FDS_START):
+            os.dup2(copy, descriptor)
 
 
 def child_exit(server: Any, worker: Any) -> None:

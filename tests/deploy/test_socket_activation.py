@@ -1,6 +1,7 @@
 """The service on a socket that somebody else keeps open, as systemd does: a restart refuses no connection."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from service.config import VARIABLES
@@ -110,6 +112,27 @@ def test_a_client_that_connects_between_two_services_is_served_by_the_next(activ
         answer = client.submit(httpx.get, f"{activator.url}/health/ready", timeout=60)
         activator.start()
         assert answer.result().status_code == 200
+
+
+def test_a_new_master_takes_over_the_socket_on_sigusr2(activator: Activator) -> None:
+    first = activator.start()
+    wait_for(activator.is_ready, "it is ready")
+    workers = {each.pid for each in psutil.Process(first.pid).children()}
+    first.send_signal(signal.SIGUSR2)
+
+    def masters() -> list[psutil.Process]:
+        return [each for each in psutil.Process(first.pid).children() if each.pid not in workers and each.children()]
+
+    wait_for(lambda: bool(masters()), "there is another master, with workers")
+    [second] = masters()
+    try:
+        first.terminate()
+        assert first.wait(60) == 0
+        assert httpx.get(f"{activator.url}/health/ready", timeout=60).status_code == 200
+        assert "Traceback" not in activator.log.read_text()
+    finally:
+        second.terminate()
+        wait_for(lambda: not second.is_running(), "the other master is gone")
 
 
 def test_a_restart_under_load_refuses_no_connection_and_loses_no_posting(
