@@ -339,6 +339,39 @@ def test_nobody_but_the_owner_can_hold_up_a_migrate(bank: Bank) -> None:
             app.execute(f"lock table bank.installation in {mode} mode".encode())
 
 
+LOCK_HOLDER = """
+select from pg_stat_activity as a
+inner join pg_locks as l on l.pid = a.pid and l.relation = 'bank.installation'::regclass and l.mode = 'ExclusiveLock'
+where l.granted and a.state = 'idle in transaction' and a.state_change < clock_timestamp() - interval '1 s'
+"""
+
+
+def test_a_lock_that_is_held_while_an_index_is_made_outlives_the_timeouts_of_the_database(
+    bank: Bank, tmp_path: Path
+) -> None:
+    release = next_release(tmp_path)
+    with bank.connect("bank_owner", autocommit=False) as blocker, connect(bank.owner_url) as observer:
+        observer.execute(f"alter database {bank.dbname} set idle_in_transaction_session_timeout = '100ms'".encode())
+        blocker.execute("set idle_in_transaction_session_timeout = 0")
+        blocker.commit()
+        blocker.execute(HOLDS_UP["index"].encode())
+        process = start(release, "migrate", DATABASE_OWNER_URL=bank.owner_url, PATH="/usr/bin")
+        try:
+            wait_for(lambda: is_waiting_for(observer, blocker), "migrate waits for an older snapshot")
+
+            def has_been_held_for_longer() -> bool:
+                assert process.poll() is None, process.communicate()
+                return observer.execute(LOCK_HOLDER).rowcount == 1
+
+            wait_for(has_been_held_for_longer, "its lock has been held for longer")
+            blocker.rollback()
+            _, stderr = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            process.communicate()
+    assert process.returncode == 0, stderr
+
+
 # ---- failing and being killed ------------------------------------------------------------------------------
 
 
