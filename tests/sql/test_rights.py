@@ -69,6 +69,15 @@ def test_a_right_too_many_is_named(excess: Excess, statement: str, found: list[s
     assert excess(statement) == found
 
 
+@pytest.mark.parametrize("privilege", ["insert", "update", "delete", "truncate", "trigger", "references"])
+@pytest.mark.parametrize("relation", ["account", "entry"])
+def test_every_privilege_that_changes_a_table_or_what_becomes_of_its_rows_is_named(
+    excess: Excess, relation: str, privilege: str
+) -> None:
+    granted = f"grant {privilege} on bank.{relation} to {LOGIN}"
+    assert excess(granted) == [f"may write to {relation} of schema bank"]
+
+
 def test_who_may_write_to_everything_is_found_though_nothing_was_granted_on_the_bank(excess: Excess) -> None:
     found = excess(f"grant pg_write_all_data to {LOGIN}")
     assert found[0].startswith("may write to account, account_change, account_limit and ")
@@ -78,7 +87,16 @@ def test_who_owns_the_database_is_found(excess: Excess, bank: Bank) -> None:
     assert excess(f"alter database {bank.dbname} owner to {LOGIN}") == ["owns the database"]
 
 
-@pytest.mark.parametrize("options", ["inherit true, set false", "inherit false, set true", "admin true, set false"])
+# The last one allows neither, and to grant oneself both.
+@pytest.mark.parametrize(
+    "options",
+    [
+        "inherit true, set false",
+        "inherit false, set true",
+        "admin true, set false",
+        "admin true, inherit false, set false",
+    ],
+)
 def test_whichever_option_of_a_membership_leads_to_the_owner_it_is_found(
     excess: Excess, app: Connection, options: str
 ) -> None:
