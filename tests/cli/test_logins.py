@@ -142,6 +142,25 @@ def test_a_password_of_the_operators_is_read_from_stdin_and_not_shown(run: Run, 
         psycopg.connect(url, password=f"create {secret}")
 
 
+def test_blanks_at_either_end_of_a_password_of_the_operators_are_part_of_it(bank: Bank) -> None:
+    for command in ("create", "rotate"):
+        secret = f"  {command} \t"
+        done = subprocess.run(
+            [sys.executable, "-m", "service.cli", "logins", command, "accounting", "--password-stdin"],
+            input=f"{secret}\n",
+            env={**os.environ, "DATABASE_OWNER_URL": bank.owner_url},
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
+            timeout=30,
+            check=True,
+        )
+        url = done.stdout.strip()
+        psycopg.connect(url, password=secret).close()
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(url, password=secret.strip())
+
+
 def test_an_empty_password_is_refused(bank: Bank) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "service.cli", "logins", "create", "accounting", "--password-stdin"],
@@ -391,6 +410,10 @@ def test_without_a_bank_there_are_no_logins_to_make(fresh_home: Path) -> None:
         ("postgresql://[::1]:5433/{}", "postgresql://tally:p%40ss@/{}?host=%3A%3A1&port=5433"),
         ("host=a,b port=1,2 dbname={} password=secret", "postgresql://tally:p%40ss@/{}?host=a%2Cb&port=1%2C2"),
         ("dbname={}", "postgresql://tally:p%40ss@/{}"),
+        (
+            "postgresql://db.example/{}?channel_binding=require&sslmode=verify-full&sslrootcert=system",
+            "postgresql://tally:p%40ss@db.example/{}?sslmode=verify-full&sslrootcert=system&channel_binding=require",
+        ),
     ],
 )
 def test_the_url_of_a_login_leads_where_the_owners_leads_without_what_is_the_owners(
@@ -426,12 +449,39 @@ def test_a_role_that_may_not_grant_bank_app_is_told_what_mends_that(run: Run, ba
         superuser.execute("revoke bank_app, bank_reader from provider cascade")
 
 
+def test_a_login_that_another_role_made_is_neither_rotated_nor_dropped_and_the_remedy_is_named(
+    run: Run, bank: Bank, provider: str
+) -> None:
+    url = create(run)
+    with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
+        if superuser.info.server_version < 160_000:
+            pytest.skip("before PostgreSQL 16 whoever may create roles may alter and drop all that are no superusers")
+        for command in ("rotate", "drop"):
+            refused = run("logins", command, "accounting", DATABASE_OWNER_URL=provider)
+            assert (refused.exit_code, refused.stdout) == (1, "")
+            assert refused.stderr.startswith(
+                "Error: provider may not alter accounting: connect as the role that made it, or as a superuser"
+            )
+            psycopg.connect(url).close()
+        superuser.execute("grant accounting to provider with admin option")
+        dropped = run("logins", "drop", "accounting", DATABASE_OWNER_URL=provider)
+        assert dropped.exit_code == 0, dropped.output
+
+
 @pytest.fixture
 def service_url(bank: Bank) -> Iterator[str]:
     """The URL of the service's login, which a test makes."""
     yield bank.server.conninfo(bank.dbname, "pgteller_service", "of-the-service")
     with psycopg.connect(bank.owner_url, autocommit=True) as superuser:
         superuser.execute("drop role if exists pgteller_service")
+
+
+def test_migrate_gives_the_login_of_the_service_its_timeouts_anew(run: Run, service_url: str) -> None:
+    for request_timeout_seconds, statement_timeout in (("20", "18s"), ("40", "36s")):
+        settings = {"SERVICE_PASSWORD": "of-the-service", "REQUEST_TIMEOUT_SECONDS": request_timeout_seconds}
+        assert run("migrate", **settings).exit_code == 0
+        with psycopg.connect(service_url) as service:
+            assert service.execute("show statement_timeout").fetchall() == [(statement_timeout,)]
 
 
 def test_migrate_makes_the_login_of_the_service_with_the_timeouts_of_its_settings(run: Run, service_url: str) -> None:
