@@ -77,7 +77,10 @@ def test_writes_are_refused_reads_are_answered_and_readiness_says_why(bank: Bank
         ready = client.get("/health/ready")
         assert (ready.status_code, ready.json()["status"]) == (503, "not ready")
         checks = {name: state for name, state in ready.json()["checks"].items() if state != "ok"}
-        assert checks == {"writable": "the database takes no writes: default_transaction_read_only"}
+        assert checks == {
+            "version": "newest",
+            "writable": "the database takes no writes: default_transaction_read_only",
+        }
 
         # Nobody ends the sessions now: the service itself lets go of those that take no writes.
         with psycopg.connect(bank.server.conninfo("postgres"), autocommit=True) as postgres:
@@ -103,6 +106,29 @@ def test_the_service_goes_over_to_the_server_that_takes_writes(bank: Bank, other
         wait_for(lambda: _opens(client) == 201, "accounts are opened in the other server", 10)
         wait_for(lambda: client.get("/health/ready").status_code == 200, "the service is ready", 10)
         assert open_account(client, balance_minor=7) in _account_ids(Bank(other_bank.server, bank.dbname))
+
+
+def test_readiness_goes_over_though_nobody_ends_its_session_in_the_server_that_takes_no_writes_any_more(
+    bank: Bank, other_bank: Bank
+) -> None:
+    hosts = [quote(_host(each), safe="") for each in (other_bank, bank)]
+    url = f"postgresql://bank_app:{APP_PASSWORD}@/{bank.dbname}?host={','.join(hosts)}&target_session_attrs=read-write"
+    with (
+        psycopg.connect(other_bank.server.conninfo("template1"), autocommit=True) as demoted,
+        psycopg.connect(bank.owner_url, autocommit=True) as promoted,
+    ):
+        demoted.execute(f"alter database {other_bank.dbname} rename to {bank.dbname}")
+        sessions = "select from pg_stat_activity where datname = %s and application_name = 'pgteller readiness'"
+        with serving(url) as http, http.client() as client:
+            assert demoted.execute(sessions, [bank.dbname]).rowcount == 1
+            demoted.execute("alter system set default_transaction_read_only = on")
+            demoted.execute("select pg_reload_conf()")
+
+            def has_gone_over() -> bool:
+                is_ready = client.get("/health/ready").status_code == 200
+                return is_ready and promoted.execute(sessions, [bank.dbname]).rowcount == 1
+
+            wait_for(has_gone_over, "the service is ready, and asks the other server", 10)
 
 
 def _account_ids(bank: Bank) -> list[int]:
