@@ -206,6 +206,18 @@ def test_a_blank_that_is_not_https_is_no_blank(service: Service, client: httpx.C
     assert balance_of(client, account_id) == 0
 
 
+@pytest.mark.parametrize("blank", ["\xa0", "\x0c", "\x0b", "\x1c", "\x1f", "\x85"])
+def test_an_api_key_with_a_blank_that_is_not_https_is_another_key(
+    service: Service, client: httpx.Client, bearer: str, blank: str
+) -> None:
+    path, scheme = f"/v1/accounts/{open_account(client)}/balance", "Authorization: Bearer "
+    key = bearer.removeprefix(scheme)
+    assert ask(service, "GET", path, f"{scheme}\t {key} \t")[0] == 200
+    for text in (f"{key}{blank}", f"{blank}{key}"):
+        answer = ask(service, "GET", path, scheme + text)
+        assert answer[0] in (401, 400)  # the latter, when it is not HTTP at all
+
+
 def test_blanks_around_a_key_are_not_part_of_it(service: Service, client: httpx.Client, bearer: str) -> None:
     account_id, key = open_account(client), new_key()["Idempotency-Key"]
     answers = [
