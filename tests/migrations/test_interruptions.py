@@ -104,6 +104,19 @@ def digests(owner: Connection) -> list[str]:
     return [row["sql_digest"] for row in rows]
 
 
+def test_the_release_that_was_installed_last_is_the_one_that_is_told(bank: Bank) -> None:
+    """Not the one with the highest number: a bank may go back."""
+    with bank.connect("bank_owner") as owner, bank.connect() as app:
+        for release in ("7.7.7", "10.0.0", "9.0.0"):
+            owner.execute(
+                "insert into bank.installed_version (sql_digest, migration_id, release) values (%s, %s, %s)",
+                [f"of {release}", last_migration_id(), release],
+            )
+            assert app.execute("select release from bank.health()").fetchall() == [{"release": release}]
+        [health] = app.execute("select compatible_digests from bank.health()").fetchall()
+        assert set(health["compatible_digests"]) == {sql_digest(), "of 7.7.7", "of 10.0.0", "of 9.0.0"}
+
+
 def test_a_version_that_is_installed_again_strikes_out_those_that_came_after_it(bank: Bank) -> None:
     with bank.connect("bank_owner") as owner:
         for digest in ("later", "later still"):
