@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,25 @@ def test_a_bank_restored_without_owner_and_rights_is_refused_then_adopted(
     assert migrate(url) == []
     again = run_command(("migrate", "--adopt"), {"DATABASE_OWNER_URL": url})
     assert "nothing to adopt" in again.stdout
+
+
+def test_an_adoption_gives_up_a_lock_that_somebody_keeps_and_has_changed_nothing(
+    bank: Bank, dump: Path, new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.adopt._LOCK_TIMEOUT", "200ms")
+    url = bank.server.conninfo(new_database())
+    restore(bank.server, url, dump, "--no-owner", "--no-acl", check=True)
+    before = catalog(url)
+    with connect(url) as reader, ThreadPoolExecutor(1) as executor:
+        reader.autocommit = False
+        reader.execute("select from bank.entry")
+        try:
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                executor.submit(adopt, url).result(20)
+        finally:
+            reader.rollback()
+    assert catalog(url) == before
+    assert adopt(url) > 100
 
 
 @pytest.fixture(params=["postgres", "restorer"])
