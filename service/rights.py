@@ -7,29 +7,50 @@ from psycopg.rows import dict_row
 
 # From this version on a membership says whether the role may be taken (SET); before, every membership allowed it.
 _SET_OPTION = 160_000
+# From this version on there is a right to lock, rewrite and reindex a table.
+_MAINTAIN = 170_000
 
-# The login itself, and each role that it can take by `set role`, or by granting it to itself first. Attributes such as
-# superuser are not inherited; privileges on objects are, and has_..._privilege() knows of it.
+# The login itself, and each role that it can take by `set role`, or by granting it to itself first, and so on from
+# there. Attributes such as superuser are not inherited; privileges on objects are, and has_..._privilege() knows of it.
+#
+# Not asked for, because it neither changes nor reads the bank: to create schemas or publications in the database, which
+# an application with tables of its own may need; pg_create_subscription, whose subscriptions write with the rights of
+# who owns them; pg_checkpoint, and what only reads statistics.
 RIGHTS = """
-with login as (
-    select coalesce(%(login)s::text, session_user::text)::name as name
+with recursive login as (
+    select r.oid from pg_roles as r where r.rolname = coalesce(%(login)s::text, session_user::text)
+),
+memberships as (
+    select login.oid from login
+    union
+    select m.roleid from memberships join pg_auth_members as m on m.member = memberships.oid
+),
+takes as (
+    select login.oid from login
+    union
+    select m.oid from takes, memberships as m
+    where pg_has_role(takes.oid, m.oid, %(take)s) or pg_has_role(takes.oid, m.oid, 'member with admin option')
 ),
 usable as (
     select
         r.*,
-        r.rolname = login.name as is_login
-    from pg_roles as r, login
-    where
-        r.rolname = login.name
-        or pg_has_role(login.name, r.oid, %(take)s)
-        or pg_has_role(login.name, r.oid, 'member with admin option')
+        r.oid = login.oid as is_login
+    from takes inner join pg_roles as r on takes.oid = r.oid, login
 ),
 relations as (
-    select c.oid, c.relname, c.relkind from pg_class as c
+    select c.oid, c.relname, c.relkind, c.relowner from pg_class as c
     where c.relnamespace = to_regnamespace('bank') and c.relkind in ('r', 'p', 'v', 'm', 'S')
 ),
 functions as (
-    select p.oid, p.proname from pg_proc as p where p.pronamespace = to_regnamespace('bank')
+    select p.oid, p.proname, p.proowner from pg_proc as p where p.pronamespace = to_regnamespace('bank')
+),
+objects as (
+    select r.relname::text as name, r.relowner as owner from relations as r
+    union
+    select f.proname::text, f.proowner from functions as f
+    union
+    select t.typname::text, t.typowner from pg_type as t
+    where t.typnamespace = to_regnamespace('bank') and t.typrelid = 0 and t.typcategory <> 'A'
 )
 select
     u.rolname::text as role,
@@ -44,6 +65,54 @@ select
         select pg_has_role(u.oid, d.datdba, 'usage') from pg_database as d where d.datname = current_database()
     ) as owns_database,
     coalesce(has_schema_privilege(u.oid, to_regnamespace('bank'), 'create'), false) as creates,
+    array(
+        select r.rolname::text from pg_roles as r
+        where
+            r.rolname in (
+                'pg_execute_server_program', 'pg_write_server_files', 'pg_read_server_files', 'pg_signal_backend'
+            )
+            and pg_has_role(u.oid, r.oid, 'usage')
+        order by 1
+    ) as predefined,
+    array(
+        select r.rolname::text from pg_roles as r
+        where
+            r.rolname in ('bank_app', 'bank_reader')
+            and r.oid <> u.oid  -- of itself each role had it before PostgreSQL 16, within its own session
+            and pg_has_role(u.oid, r.oid, 'member with admin option')
+        order by 1
+    ) as grants_roles,
+    coalesce(has_schema_privilege(u.oid, to_regnamespace('bank'), 'usage with grant option'), false)
+    or exists (
+        select from relations as t
+        where t.relkind <> 'S' and has_any_column_privilege(u.oid, t.oid, 'select with grant option')
+    )
+    or exists (
+        select from functions as f where has_function_privilege(u.oid, f.oid, 'execute with grant option')
+    ) as grants,
+    array(
+        select p.parname from pg_parameter_acl as p
+        where
+            p.parname in (
+                'allow_system_table_mods', 'dynamic_library_path', 'extension_control_path', 'ignore_checksum_failure',
+                'session_preload_libraries', 'session_replication_role', 'zero_damaged_pages'
+            )
+            and has_parameter_privilege(u.oid, p.parname, 'set')
+        order by 1
+    ) as sets,
+    array(
+        select p.parname from pg_parameter_acl as p
+        where has_parameter_privilege(u.oid, p.parname, 'alter system')
+        order by 1
+    ) as alters,
+    array(select distinct o.name from objects as o where pg_has_role(u.oid, o.owner, 'usage') order by 1) as owns,
+    array(
+        select t.relname::text from relations as t
+        where
+            t.relkind in ('r', 'p', 'm')
+            and case when %(maintain)s::text is not null then has_table_privilege(u.oid, t.oid, %(maintain)s::text) end
+        order by 1
+    ) as maintains,
     array(
         select t.relname::text from relations as t
         where
@@ -87,10 +156,22 @@ _ATTRIBUTES = {
     "rolbypassrls": "passes row-level security",
     "owns_database": "owns the database",
     "creates": "may create objects in schema bank",
+    "grants": "may grant rights in schema bank to others",
+}
+_PREDEFINED = {
+    "pg_execute_server_program": "may run programs on the server",
+    "pg_read_server_files": "may read files of the server",
+    "pg_signal_backend": "may end the sessions of others",
+    "pg_write_server_files": "may write files of the server",
 }
 _OBJECTS = {
+    "grants_roles": "may grant {} to others",
+    "sets": "may set {}",
+    "alters": "may alter the configuration of the server: {}",
+    "owns": "owns {} of schema bank",
     "writes": "may write to {} of schema bank",
     "reads": "may read {} of schema bank",
+    "maintains": "may lock and rewrite {} of schema bank",
     "draws": "may use the sequences {} of schema bank",
     "calls": "may execute {} of schema bank",
 }
@@ -111,7 +192,11 @@ def excess_rights(connection: psycopg.Connection[Any], login: str | None = None)
 
 def rights_parameters(server_version: int, login: str | None = None) -> dict[str, str | None]:
     """Return what RIGHTS is asked with; login: session_user when not given."""
-    return {"login": login, "take": "set" if server_version >= _SET_OPTION else "member"}
+    return {
+        "login": login,
+        "take": "set" if server_version >= _SET_OPTION else "member",
+        "maintain": "maintain" if server_version >= _MAINTAIN else None,
+    }
 
 
 def excess_of(rows: list[dict[str, Any]]) -> list[str]:
@@ -140,6 +225,7 @@ def _rights_of(row: dict[str, Any]) -> list[str]:
             return [_ATTRIBUTES[name]]
     return [
         *(text for name, text in _ATTRIBUTES.items() if row[name]),
+        *(_PREDEFINED[name] for name in row["predefined"]),
         *(text.format(_listed(row[name])) for name, text in _OBJECTS.items() if row[name]),
     ]
 

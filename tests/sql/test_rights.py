@@ -63,6 +63,35 @@ def test_a_member_of_a_role_that_calls_or_reads_has_no_right_too_many(excess: Ex
             [f"may take the role {OTHER}, which may write to entry of schema bank"],
         ),
         (f"grant bank_owner to {OTHER}; grant {OTHER} to {LOGIN}", ["is a member of bank_owner"]),
+        (f"grant pg_execute_server_program to {LOGIN}", ["may run programs on the server"]),
+        (f"grant pg_read_server_files to {LOGIN}", ["may read files of the server"]),
+        (f"grant pg_write_server_files to {LOGIN}", ["may write files of the server"]),
+        (f"grant pg_signal_backend to {LOGIN}", ["may end the sessions of others"]),
+        (
+            f"alter role {LOGIN} noinherit; grant pg_execute_server_program to {LOGIN}",
+            ["may take the role pg_execute_server_program, which may run programs on the server"],
+        ),
+        (f"grant bank_app to {LOGIN} with admin option", ["may grant bank_app to others"]),
+        (f"grant bank_app, bank_reader to {LOGIN} with admin option", ["may grant bank_app, bank_reader to others"]),
+        (
+            f"grant usage on schema bank to {LOGIN} with grant option",
+            ["may grant rights in schema bank to others"],
+        ),
+        (
+            f"grant execute on function bank.balance to {LOGIN} with grant option",
+            ["may grant rights in schema bank to others"],
+        ),
+        (
+            f"grant select on bank.hold_detail to {LOGIN} with grant option",
+            ["may grant rights in schema bank to others"],
+        ),
+        (f"grant set on parameter session_replication_role to {LOGIN}", ["may set session_replication_role"]),
+        (
+            f"grant alter system on parameter work_mem to {LOGIN}",
+            ["may alter the configuration of the server: work_mem"],
+        ),
+        (f"create domain bank.odd as text; alter domain bank.odd owner to {LOGIN}", ["owns odd of schema bank"]),
+        (f"create type bank.odd as enum ('a'); alter type bank.odd owner to {LOGIN}", ["owns odd of schema bank"]),
     ],
 )
 def test_a_right_too_many_is_named(excess: Excess, statement: str, found: list[str]) -> None:
@@ -81,6 +110,52 @@ def test_every_privilege_that_changes_a_table_or_what_becomes_of_its_rows_is_nam
 def test_who_may_write_to_everything_is_found_though_nothing_was_granted_on_the_bank(excess: Excess) -> None:
     found = excess(f"grant pg_write_all_data to {LOGIN}")
     assert found[0].startswith("may write to account, account_change, account_limit and ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        ("function", "create function bank.odd() returns integer language sql return 1"),
+        ("sequence", "create sequence bank.odd"),
+        ("table", "create view bank.odd as select 1 as one"),
+        ("table", "create table bank.odd (one integer)"),
+    ],
+)
+def test_who_owns_something_of_the_bank_is_found_also_without_rights_on_it(
+    excess: Excess, kind: str, make: str
+) -> None:
+    found = excess(make, f"alter {kind} bank.odd owner to {LOGIN}", f"revoke all on {kind} bank.odd from {LOGIN}")
+    assert "owns odd of schema bank" in found
+
+
+@pytest.mark.parametrize("grant", ["maintain on bank.account", "pg_maintain"])
+def test_who_may_lock_and_rewrite_tables_is_found(excess: Excess, app: Connection, grant: str) -> None:
+    if app.info.server_version < 170_000:
+        pytest.skip("the right to maintain a table is of PostgreSQL 17 and later")
+    [found] = excess(f"grant {grant} to {LOGIN}")
+    assert found.startswith("may lock and rewrite account")
+
+
+@pytest.mark.parametrize(
+    "grant",
+    [
+        "grant set on parameter track_functions to {}",
+        "grant create on schema public to {}",
+        "grant pg_checkpoint to {}",
+    ],
+)
+def test_what_neither_changes_nor_reads_the_bank_is_no_right_too_many(excess: Excess, grant: str) -> None:
+    assert excess(grant.format(LOGIN)) == []
+
+
+def test_a_role_that_the_login_could_grant_itself_is_followed_further(excess: Excess, app: Connection) -> None:
+    if app.info.server_version < 160_000:
+        pytest.skip("options of a membership are of PostgreSQL 16 and later; before, each membership allows all")
+    found = excess(
+        f"grant bank_owner to {OTHER} with inherit false, set true",
+        f"grant {OTHER} to {LOGIN} with admin true, inherit false, set false",
+    )
+    assert found == ["is a member of bank_owner"]
 
 
 def test_who_owns_the_database_is_found(excess: Excess, bank: Bank) -> None:
