@@ -34,10 +34,8 @@ from service.logins import service_login
 from service.logins_command import logins_group
 from service.migrate import migrate
 from service.migration_lock import MigrationError, installation_lock
-from service.owner import ANSWER_SECONDS_MAX, call, connect, installed_version, one_line
-from service.rights import excess_rights
+from service.owner import ANSWER_SECONDS_MAX, call, connect, installed_version, one_line, server_and_rights
 from service.serve import say, serve_configured, serve_local
-from service.session import connection_defaults
 from service.verify_command import verify_in_slices, verify_whole
 from service.watch import Watch
 
@@ -199,9 +197,7 @@ def status(settings: Settings) -> None:
     Warns when the login of DATABASE_URL could change what is written, past the functions of the bank.
     """
     with database_url(settings, as_owner=False) as url:
-        with psycopg.connect(url, **connection_defaults(url)) as connection:
-            version = connection.info.server_version
-            excess = [] if settings.database_url is None else excess_rights(connection)
+        version, excess = server_and_rights(url)
         installed = installed_version(url, settings.database_pooler)
     fault = NOT_INSTALLED if installed is None else installed.fault
     if fault is not None or installed is None:
@@ -215,7 +211,7 @@ def status(settings: Settings) -> None:
     click.echo(f"service     {base_url(settings)} {'is ready' if is_ready(settings) else 'does not answer'}")
     if fault is not None:
         raise click.ClickException(f"this version does not work on the database: {fault}")
-    if excess:
+    if excess and settings.database_url is not None:
         click.echo(
             f"warning     the login of DATABASE_URL can do more than call the bank: it {', '.join(excess)}. "
             "Use one of its own: see `pgteller logins --help`",

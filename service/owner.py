@@ -95,6 +95,15 @@ def check_login(database_url: str, pooler: str = "auto") -> None:
             raise ExcessRightsError(connection.info.user, excess)
 
 
+def server_and_rights(database_url: str) -> tuple[int, list[str]]:
+    """Return the version of PostgreSQL, and what the login may do that bank_app may not, whatever is installed."""
+    with (
+        Watch(database_url, ANSWER_SECONDS_MAX + _SILENCE_SECONDS) as watch,
+        watch.connect_as_login() as connection,
+    ):
+        return connection.info.server_version, excess_rights(connection)
+
+
 def installed_version(database_url: str, pooler: str = "auto") -> Installed | None:
     """Return what is installed in the database, None when nothing is.
 

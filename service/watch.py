@@ -131,7 +131,7 @@ class Watch:
         Raises PoolerInTheWayError where a pooler is between.
         """
         try:
-            connection = self._connect(**{"options": session_options(self._url), **settings})
+            connection = self.connect_as_login(**{"options": session_options(self._url), **settings})
         except psycopg.OperationalError as error:
             if poolers.refuses_options(error):
                 raise poolers.PoolerInTheWayError from None
@@ -144,7 +144,7 @@ class Watch:
 
     def connect_anyhow(self, role: str, session_settings: dict[str, str], **settings: Any) -> Connection:
         """Connect, and take the role, also where a pooler is between: call the database within begun()."""
-        connection = self._connect(**settings)
+        connection = self.connect_as_login(**settings)
         if self._pooler != "transaction":
             pid = connection.info.backend_pid if self._pooler == "auto" else None
             try:
@@ -160,7 +160,8 @@ class Watch:
         connection.local_settings = set_settings_locally(session_settings, role)
         return connection
 
-    def _connect(self, **settings: Any) -> Connection:
+    def connect_as_login(self, **settings: Any) -> Connection:
+        """Connect, and set nothing and take no role, whatever is between."""
         settings = {"autocommit": True, "client_encoding": "UTF8", **settings}
         connection = Connection.connect(self._url, **connection_defaults(self._url), **settings)
         connection.watch = self

@@ -13,7 +13,7 @@ import httpx
 import psycopg
 import pytest
 
-from service import db, watch
+from service import db, owner, watch
 from service.config import Settings
 from service.db import Pool
 from service.owner import call, connect
@@ -84,8 +84,8 @@ def test_money_moves_behind_a_pooler_and_what_fails_leaves_it_usable(bank: Bank,
             problem_of(transfer(client, ada, 10**12, 5), 404, "account_not_found")
         assert client.post(f"/v1/accounts/{ada}/credit?dry_run=true", json={"amount_minor": 7}, headers=new_key())
         assert (balance_of(client, ada), balance_of(client, bob)) == (50, 50)
-        with bank.connect("bank_owner") as owner:
-            assert violations(owner) == []
+        with bank.connect("bank_owner") as connection:
+            assert violations(connection) == []
 
 
 def test_nobody_behind_the_pooler_gets_our_role_or_settings_and_we_get_none_of_theirs(bank: Bank) -> None:
@@ -282,6 +282,22 @@ def test_status_and_verify_work_through_a_pooler(bank: Bank) -> None:
         for command in (["status"], ["verify"], ["verify", "--whole"]):
             result = run_command(tuple(command), {"DATABASE_URL": pooler.of(bank.app_url), "PORT": "1"})
             assert result.exit_code == 0, result.output
+
+
+def test_status_gives_up_when_the_pooler_is_paused(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner, "ANSWER_SECONDS_MAX", 1)
+    with pgbouncer(bank) as pooler:
+        told = {"DATABASE_URL": pooler.of(bank.app_url), "PORT": "1"}
+        assert run_command(("status",), told).exit_code == 0
+        pooler.admin("PAUSE")
+        resume = threading.Timer(60, pooler.admin, ["RESUME"])  # else one that does not give up would wait for ever
+        resume.start()
+        try:
+            result = run_command(("status",), told)
+        finally:
+            resume.cancel()
+        assert result.exit_code == 1
+        assert result.output == "Error: PostgreSQL has not answered within 6 s\n"
 
 
 def test_a_command_behind_a_pooler_says_whom_it_waits_for_though_its_backend_changes(
