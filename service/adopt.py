@@ -106,10 +106,20 @@ def _take_over(connection: psycopg.Connection[Any], facts: dict[str, Any]) -> in
         ]
         if foreign:
             of_them = [row for row in others if row["owner"] in foreign]
+            has_superuser = cursor.execute(
+                "select from pg_roles as r where r.rolname = any(%s) and r.rolsuper limit 1", [foreign]
+            ).rowcount
+            remedy = (
+                # Nobody is made a superuser for this.
+                f"let DATABASE_OWNER_URL be a superuser's for `pgteller migrate --adopt`, once; then {facts['login']} "
+                f"migrates again, after: grant bank_owner to {quoted(facts['login'])}"
+                if has_superuser
+                else "run this as that role or a superuser, "
+                f"or grant {', '.join(map(quoted, foreign))} to {quoted(facts['login'])}"
+            )
             raise PrerequisiteError(
                 f"{len(of_them)} objects of schema bank, such as {of_them[0]['kind']} {of_them[0]['name']}, belong to "
-                f"{', '.join(foreign)}, for whom {facts['login']} may not act: run this as that role or a superuser, "
-                f"or grant {', '.join(map(quoted, foreign))} to {quoted(facts['login'])}"
+                f"{', '.join(foreign)}, for whom {facts['login']} may not act: {remedy}"
             )
         if any(row["kind"] == "schema" for row in others) and not facts["may_create_schema"]:
             raise PrerequisiteError(

@@ -167,6 +167,29 @@ def test_objects_of_a_role_that_we_may_not_act_for_are_named_and_nothing_is_chan
     assert entries(url) == entries(bank.owner_url)
 
 
+def test_what_a_superuser_restored_is_adopted_by_one_and_nobody_is_made_a_superuser_for_it(
+    bank: Bank,
+    dump: Path,
+    server_without_roles: EmbeddedPostgres,
+    restorer: str,
+    first_database: NewDatabase,
+) -> None:
+    dbname = first_database("restorer")
+    url, as_superuser = server_without_roles.conninfo(dbname, restorer, "secret"), server_without_roles.conninfo(dbname)
+    restore(server_without_roles, as_superuser, dump, "--no-owner", "--no-acl")
+    with pytest.raises(PrerequisiteError, match="belong to postgres") as raised:
+        adopt(url)
+    said = str(raised.value)
+    assert 'grant "postgres"' not in said
+    assert "let DATABASE_OWNER_URL be a superuser's for `pgteller migrate --adopt`, once" in said
+    assert run_command(("migrate", "--adopt"), {"DATABASE_OWNER_URL": as_superuser}).exit_code == 0
+    with connect(as_superuser) as superuser:
+        superuser.execute(said.rpartition("after: ")[2].encode())
+        superuser.execute("update bank.installation set sql_digest = ''")
+    assert migrate(url) == []
+    assert entries(url) == entries(bank.owner_url)
+
+
 def test_a_database_without_a_bank_has_nothing_to_adopt(server: EmbeddedPostgres, new_database: NewDatabase) -> None:
     with pytest.raises(PrerequisiteError, match="there is no bank in database"):
         adopt(server.conninfo(new_database()))
