@@ -332,8 +332,8 @@ def _require_ours(connection: psycopg.Connection[Any], name: str) -> None:
         raise LoginError(f"{name} is a role that pgteller did not make: use alter role and drop role of PostgreSQL")
 
 
-def power_fault(connection: psycopg.Connection[Any]) -> str | None:
-    """Return why the connection's role may make no login that calls or reads, with what mends it; None when it may."""
+def _require_power(connection: psycopg.Connection[Any]) -> None:
+    """Raise LoginError where the connection's role may make no login that calls or reads, with all that mends it."""
     with connection.cursor(row_factory=dict_row) as cursor:
         [row] = cursor.execute(
             """
@@ -344,25 +344,23 @@ def power_fault(connection: psycopg.Connection[Any]) -> str | None:
             from pg_roles as r where r.rolname = current_user
             """
         ).fetchall()
-    name = sql.Identifier(row["name"]).as_string()
     if row["rolsuper"]:
-        return None
-    if not row["rolcreaterole"]:
-        return f"{row['name']} may not create roles; a superuser mends that by: alter role {name} createrole"
+        return
+    name = sql.Identifier(row["name"]).as_string()
+    lacks, mending = [], []
     missing = [group for group, admin in ((CALLER, row["calls"]), (READER, row["reads"])) if admin is False]
+    if not row["rolcreaterole"]:
+        lacks.append("create roles")
+        mending.append(f"alter role {name} createrole")
     if missing and connection.info.server_version >= _ADMIN_OPTION:
         groups = ", ".join(missing)
-        return (
-            f"{row['name']} may not grant {groups}, which another role has made; that one or a superuser mends it by: "
-            f"grant {groups} to {name} with admin option"
+        lacks.append(f"grant {groups}, which another role has made")
+        mending.append(f"grant {groups} to {name} with admin option")
+    if lacks:
+        raise LoginError(
+            f"cannot make a login: {row['name']} may not {', or '.join(lacks)}; a superuser mends that by: "
+            f"{'; '.join(mending)}"
         )
-    return None
-
-
-def _require_power(connection: psycopg.Connection[Any]) -> None:
-    fault = power_fault(connection)
-    if fault is not None:
-        raise LoginError(f"cannot make a login: {fault}")
 
 
 def _as_its_admin(connection: psycopg.Connection[Any], name: str) -> None:

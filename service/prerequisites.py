@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from service.logins import LoginError, check_ensure, power_fault
+from service.logins import check_ensure, needs_power
 
 _SERVER_VERSION_MIN = 150_000
 OPTIONS_OF_MEMBERSHIP = 160_000
@@ -48,6 +48,9 @@ select
     (
         select pg_has_role(r.oid, a.oid, 'member with admin option') from pg_roles as a where a.rolname = 'bank_app'
     ) as may_grant_app,
+    (
+        select pg_has_role(r.oid, a.oid, 'member with admin option') from pg_roles as a where a.rolname = 'bank_reader'
+    ) as may_grant_reader,
     (
         select pg_get_userbyid(n.nspowner)::text from pg_namespace as n where n.nspname = 'bank'
     ) as schema_owner,
@@ -101,19 +104,19 @@ def check(
     if fault is not None:  # it may lack the columns that the rest is found by
         raise PrerequisiteError(fault)
     facts = facts_of(connection)
+    makes_login = (
+        service_login is not None
+        and not facts["missing_roles"]
+        and (not check_ensure(connection, service_login) or needs_power(connection, service_login))
+    )
     fault = (
         _database_fault(facts)
         or _bank_fault(facts)
         or _schema_fault(facts)
-        or _role_fault(facts, version)
-        or (_app_password_fault(facts, version) if sets_app_password else None)
+        or _role_fault(facts, version, sets_app_password=sets_app_password, makes_login=makes_login)
     )
     if fault is not None:
         raise PrerequisiteError(fault)
-    if service_login is not None and not check_ensure(connection, service_login) and not facts["missing_roles"]:
-        power = power_fault(connection)
-        if power is not None:
-            raise LoginError(f"SERVICE_PASSWORD is set, but the service's login cannot be made: {power}")
 
 
 def version_fault(server_version: int) -> str | None:
@@ -227,7 +230,8 @@ def _schema_fault(facts: dict[str, Any]) -> str | None:
     return None
 
 
-def _role_fault(facts: dict[str, Any], version: int) -> str | None:
+def _role_fault(facts: dict[str, Any], version: int, *, sets_app_password: bool, makes_login: bool) -> str | None:
+    """All that the login lacks in one line, so that one who mends it is asked once."""
     if facts["rolsuper"]:
         return None
     login = quoted(facts["login"])
@@ -236,35 +240,43 @@ def _role_fault(facts: dict[str, Any], version: int) -> str | None:
             f"{facts['login']} may not create the roles {', '.join(facts['missing_roles'])}; a superuser mends that "
             f"by: alter role {login} createrole"
         )
+    lacks, mending = [], []
     grants_all = facts["rolcreaterole"] and version < OPTIONS_OF_MEMBERSHIP
     # The first migration grants itself what it is no member of yet.
     joins_owner = not facts["has_schema"] and (grants_all or (facts["may_grant_owner"] and not facts["is_owner"]))
     if "bank_owner" not in facts["missing_roles"] and not facts["may_take_owner"] and not joins_owner:
-        return (
-            f"{facts['login']} may not take the role bank_owner, which another role has made for this server; "
-            f"that one or a superuser mends it by: grant bank_owner to {login}"
-        )
+        lacks.append("may not take the role bank_owner, which another role has made for this server")
+        mending.append(f"grant bank_owner to {login}")
     joins_app = facts["has_schema"] or grants_all or facts["may_grant_app"] or facts["is_app"]
     if "bank_app" not in facts["missing_roles"] and not joins_app:
-        return (
-            f"{facts['login']} is no member of bank_app, and may not make itself one; the role that made bank_app or a "
-            f"superuser mends that by: grant bank_app to {login}"
-        )
-    return None
-
-
-def _app_password_fault(facts: dict[str, Any], version: int) -> str | None:
-    if facts["rolsuper"] or "bank_app" in facts["missing_roles"]:
+        lacks.append("is no member of bank_app, and may not make itself one")
+        mending.append(f"grant bank_app to {login}")
+    if sets_app_password and "bank_app" not in facts["missing_roles"]:
+        powers = _powers(facts, version, {"bank_app": facts["may_grant_app"]})
+        if powers:
+            lacks.append("may not alter bank_app, for which BANK_APP_PASSWORD is set")
+            mending += powers
+    if makes_login:
+        groups = {"bank_app": facts["may_grant_app"], "bank_reader": facts["may_grant_reader"]}
+        powers = _powers(facts, version, groups)
+        if powers:
+            lacks.append("may not make the service's login, for which SERVICE_PASSWORD is set")
+            mending += powers
+    if not lacks:
         return None
+    who = "a superuser" if any("createrole" in each for each in mending) else "whoever made the roles, or a superuser,"
+    return f"{facts['login']} {'; it '.join(lacks)}; {who} mends that by: {'; '.join(dict.fromkeys(mending))}"
+
+
+def _powers(facts: dict[str, Any], version: int, groups: dict[str, bool]) -> list[str]:
+    """Return what mends it where the login may not alter these roles, or make members of them."""
     login = quoted(facts["login"])
-    mending = []
-    if not facts["rolcreaterole"]:
-        mending.append(f"alter role {login} createrole")
-    if version >= OPTIONS_OF_MEMBERSHIP and not facts["may_grant_app"]:
-        mending.append(f"grant bank_app to {login} with admin option")
-    if not mending:
-        return None
-    return (
-        f"BANK_APP_PASSWORD is set, but {facts['login']} may not alter bank_app: unset it, or let a superuser run: "
-        f"{'; '.join(mending)}"
-    )
+    ungranted = [group for group, may_grant in groups.items() if not may_grant]
+    return [
+        *([] if facts["rolcreaterole"] else [f"alter role {login} createrole"]),
+        *(
+            [f"grant {', '.join(ungranted)} to {login} with admin option"]
+            if ungranted and version >= OPTIONS_OF_MEMBERSHIP
+            else []
+        ),
+    ]

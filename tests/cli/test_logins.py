@@ -432,7 +432,7 @@ def test_a_role_that_may_not_grant_bank_app_is_told_what_mends_that(run: Run, ba
             refused = run("logins", "create", "accounting", DATABASE_OWNER_URL=provider)
             assert refused.exit_code == 1
             [line] = refused.stderr.splitlines()
-            superuser.execute(line.rpartition("mends it by: ")[2].encode())
+            superuser.execute(line.rpartition("mends that by: ")[2].encode())
         created = run("logins", "create", "accounting", DATABASE_OWNER_URL=provider)
         assert created.exit_code == 0, created.output
         psycopg.connect(created.stdout.strip()).close()

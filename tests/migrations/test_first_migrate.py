@@ -107,8 +107,9 @@ def test_a_second_role_that_may_create_roles_is_told_that_the_first_has_made_our
     migrate(hosts.url("first", hosts.new_database("first")))
     dbname = hosts.new_database("second")
     if not hosts.is_old:
-        assert "second may not take the role bank_owner" in hosts.mend("second", dbname)
-        assert "second is no member of bank_app" in hosts.mend("second", dbname)
+        said = hosts.mend("second", dbname)
+        assert "second may not take the role bank_owner" in said
+        assert "it is no member of bank_app" in said
     assert migrate(hosts.url("second", dbname)) == MIGRATION_IDS
     assert post(hosts.url("second", dbname)) == 100
 
@@ -145,7 +146,7 @@ def test_a_member_of_the_owner_needs_more_to_give_the_app_a_password(hosts: Host
     hosts.superuser_runs("grant bank_owner to second")
     with pytest.raises(PrerequisiteError, match="second may not alter bank_app") as raised:
         migrate(hosts.url("second", dbname), "app-secret")
-    hosts.superuser_runs(str(raised.value).rpartition(" run: ")[2])
+    hosts.superuser_runs(str(raised.value).rpartition(" by: ")[2])
     assert migrate(hosts.url("second", dbname), "app-secret") == []
     psycopg.connect(hosts.server.conninfo(dbname, "bank_app", "app-secret")).close()
 
@@ -155,7 +156,7 @@ def test_what_the_login_of_the_service_needs_is_asked_before_anything_is_changed
     migrate(hosts.server.conninfo(dbname))
     hosts.superuser_runs("alter role second nocreaterole; grant bank_owner to second")
     hosts.superuser_runs("update bank.installation set sql_digest = 'older'", dbname)
-    with pytest.raises(LoginError, match="service's login cannot be made: second may not create roles"):
+    with pytest.raises(PrerequisiteError, match="may not make the service's login, for which SERVICE_PASSWORD is set"):
         migrate(hosts.url("second", dbname), service_login=Login("tally", "secret"))
     hosts.superuser_runs("create role tally")
     try:
@@ -165,6 +166,25 @@ def test_what_the_login_of_the_service_needs_is_asked_before_anything_is_changed
         hosts.superuser_runs("drop role tally")
     with connect(hosts.server.conninfo(dbname)) as superuser:
         assert superuser.execute("select sql_digest from bank.installation").fetchall() == [{"sql_digest": "older"}]
+
+
+def test_all_that_a_further_bank_with_a_login_of_its_service_needs_is_named_at_once(hosts: Hosts) -> None:
+    hosts.superuser_runs("alter role second nocreaterole")
+    first, dbname = hosts.new_database("first"), hosts.new_database("second")
+    migrate(hosts.url("first", first))
+    service = Login("tally", "secret")
+    with pytest.raises(PrerequisiteError) as raised:
+        migrate(hosts.url("second", dbname), "app-secret", service_login=service)
+    assert hosts.objects(dbname) == 0
+    said = str(raised.value)
+    for missing in ("the role bank_owner", "no member of bank_app", "alter bank_app", "make the service's login"):
+        assert missing in said
+    hosts.superuser_runs(said.rpartition(" by: ")[2])
+    try:
+        assert migrate(hosts.url("second", dbname), "app-secret", service_login=service) == MIGRATION_IDS
+        assert post(hosts.server.conninfo(dbname, "tally", "secret")) == 100
+    finally:
+        hosts.superuser_runs("drop role if exists tally")
 
 
 @pytest.mark.parametrize("dbname", ["my bank", "a\"b'c%d?#é/:@\\ $(x)", "select"])
