@@ -191,9 +191,10 @@ def _adopt(url: str) -> None:
 @main.command(epilog="Example: pgteller status || pgteller migrate")
 @click.pass_obj
 def status(settings: Settings) -> None:
-    """Show the database, what is installed in it, and whether the service answers.
+    """Show the database, what is installed in it, and whether a service answers at HOST and PORT.
 
-    Fails when the database cannot be reached or this version does not work on it; not when the service is down.
+    That one may serve another bank: only its own settings say which. Fails when the database cannot be reached or
+    this version does not work on it; not when the service is down.
     Warns when the login of DATABASE_URL could change what is written, past the functions of the bank.
     """
     with database_url(settings, as_owner=False) as url:

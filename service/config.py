@@ -172,6 +172,7 @@ def _home() -> Path:
 
 
 _ADDRESS = ("serve", "status", "import")
+_TIMEOUTS = (*SERVICE, "migrate")
 _LONGEST_SECONDS = 86_400
 
 
@@ -183,9 +184,10 @@ class Settings:
         "DATABASE_URL",
         DatabaseUrl(),
         None,
-        "where the service connects, PostgreSQL 15 to 18; without it pgteller runs one of its own in PGTELLER_HOME",
+        "where the service connects, PostgreSQL 15 to 18; where neither it nor DATABASE_OWNER_URL is set pgteller runs "
+        "one of its own in PGTELLER_HOME",
         shown="an embedded PostgreSQL",
-        example="postgresql://bank_app:password@localhost:5432/bank",
+        example="postgresql://pgteller_service:password@localhost:5432/bank",
         is_secret=True,
         used_by=EVERY_COMMAND,
     )
@@ -193,11 +195,12 @@ class Settings:
         "DATABASE_OWNER_URL",
         DatabaseUrl(),
         None,
-        "a role that may create roles; for an upgrade, a member of bank_owner",
+        "a role that may create roles; for an upgrade, a member of bank_owner; status and verify use it where "
+        "DATABASE_URL is not set",
         shown="`DATABASE_URL`",
         example="postgresql://admin:password@localhost:5432/bank",
         is_secret=True,
-        used_by=("migrate", "correct-times", "keys", "logins"),
+        used_by=("migrate", "correct-times", "keys", "logins", "status", "verify"),
         is_of_service=False,
     )
     database_pooler: str = _setting(
@@ -263,7 +266,9 @@ class Settings:
         "REQUEST_TIMEOUT_SECONDS",
         Whole(1, 3600),
         10,
-        "when a request is answered at the latest, whatever it waits for: a lock, a connection, a silent server",
+        "when a request is answered at the latest, whatever it waits for: a lock, a connection, a silent server; "
+        "migrate sets the service's login by it",
+        used_by=_TIMEOUTS,
     )
     # Many times what a posting takes. 0, for tests alone: to the deadline, with a connection, so that one locked row
     # holds up requests that do not name it.
@@ -272,7 +277,8 @@ class Settings:
         Whole(0, 1_799_999),
         50,
         "how long a call waits for a lock before its requests are set aside, without a connection; less than half of "
-        "REQUEST_TIMEOUT_SECONDS",
+        "REQUEST_TIMEOUT_SECONDS; migrate sets the service's login by it",
+        used_by=_TIMEOUTS,
     )
     body_bytes_max: int = _setting("BODY_BYTES_MAX", Whole(0, 1 << 30), 4_194_304, "the largest body that is read")
     url_bytes_max: int = _setting("URL_BYTES_MAX", Whole(1, 1 << 20), 8192, "the longest URL")

@@ -38,7 +38,8 @@ _REASONS = {
     "invalid URI query parameter": "it has a parameter after the ? that libpq does not know",
     "extra key/value separator": "it has a = too many after the ?; a = in a value is written %3D",
     "missing key/value separator": "it has a parameter without = after the ?; a ? in a password is written %3F",
-    'missing "="': "it has a word without =; a value with blanks stands in single quotes",
+    'missing "="': "it has a word without =; a URL begins with postgresql://, and in `host=… dbname=…` a "
+    "value with blanks stands in single quotes",
     "unterminated quoted string": "it has a quote that does not end",
     "invalid connection option": "it has a parameter that libpq does not know",
 }

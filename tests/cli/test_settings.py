@@ -134,6 +134,12 @@ def test_the_help_of_serve_lists_the_settings_that_it_reads() -> None:
             assert f"{setting.meaning}. Allowed: {setting.kind.allowed}. Default: {setting.default}" in words
 
 
+def test_a_url_without_its_beginning_is_told_how_one_begins() -> None:
+    refused = run_command(("status",), {"DATABASE_URL": "user:secret@localhost/bank"})
+    assert refused.exit_code == 2
+    assert "a URL begins with postgresql://" in refused.stderr
+
+
 # ---- PGTELLER_HOME -----------------------------------------------------------------------------------------
 
 
