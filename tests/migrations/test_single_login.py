@@ -67,3 +67,11 @@ def test_the_second_login_uses_its_tables_and_the_bank_and_cannot_change_what_is
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 shop.execute(statement.encode())
         assert run_command(("status",), {"DATABASE_URL": shop_url}).stderr == ""
+        # All these grants are taken back with it, by a login that is no superuser.
+        dropped = run_command(("logins", "drop", "shop"), {"DATABASE_URL": host_url})
+        assert (dropped.exit_code, dropped.stderr) == (0, ""), dropped.output
+        with pytest.raises(psycopg.OperationalError):
+            shop.execute("select 1")
+    with connect(host_url) as host:
+        assert host.execute("select count(*) as found from shop.receipt").fetchall() == [{"found": 1}]
+        assert host.execute("select from pg_roles where rolname = 'shop'").fetchall() == []
