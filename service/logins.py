@@ -60,7 +60,7 @@ select
         when has_schema_privilege(r.oid, to_regnamespace('bank'), 'usage') then 'other'
         else 'nothing'
     end as may,
-    r.rolcanlogin as can_log_in,
+    r.rolcanlogin and r.rolconnlimit <> 0 as can_log_in,
     shobj_description(r.oid, 'pg_authid') as comment,
     r.rolvaliduntil <= clock_timestamp() as expired,
     not has_database_privilege(r.oid, current_database(), 'connect') as shut_out,
@@ -80,7 +80,7 @@ order by r.rolname
 _USE = """
 select
     r.oid,
-    r.rolcanlogin as can_log_in,
+    r.rolcanlogin and r.rolconnlimit <> 0 as can_log_in,
     r.rolvaliduntil <= clock_timestamp() as expired,
     pg_has_role(r.oid, to_regrole('bank_app'), 'usage') as calls,
     pg_has_role(r.oid, to_regrole('bank_reader'), 'usage') as reads
@@ -435,7 +435,10 @@ def _leave_other_group(connection: psycopg.Connection[Any], login: Login) -> Non
 def _let_in(connection: psycopg.Connection[Any], name: str) -> None:
     role = sql.Identifier(name)
     connection.execute(sql.SQL("alter role {} login inherit").format(role))
-    if _use_of(connection, name)["expired"]:
+    use = _use_of(connection, name)
+    if not use["can_log_in"]:
+        connection.execute(sql.SQL("alter role {} connection limit -1").format(role))
+    if use["expired"]:
         connection.execute(sql.SQL("alter role {} valid until 'infinity'").format(role))
 
 

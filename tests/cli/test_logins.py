@@ -504,6 +504,7 @@ def test_migrate_makes_the_login_of_the_service_with_the_timeouts_of_its_setting
     "damage",
     [
         "alter role pgteller_service nologin",
+        "alter role pgteller_service connection limit 0",
         "revoke bank_app from pgteller_service",
         "alter role pgteller_service noinherit valid until '2020-01-01'",
         "alter role pgteller_service reset all",
