@@ -1,5 +1,6 @@
 """The gunicorn worker: uvicorn on uvloop and httptools, the fastest of those measured (see benchmarks/)."""
 
+import fcntl
 import gc
 import os
 import resource
@@ -7,6 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +26,8 @@ _OTHER_FILES = 104
 """Descriptors besides clients and the pool: 64 refused clients that linger, and 40 for listeners, figures, the log."""
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 - only private files and folders are made in it
+_FIGURES_PREFIX = "pgteller-figures-"
+_IN_USE = "in-use"
 _FIGURES_BYTES_MIN = 8 * 2**20
 """Free room in memory below which the figures go elsewhere: each worker takes less than 1 MiB."""
 
@@ -113,8 +117,36 @@ def figures_directory() -> str:
     In memory where there is room, which containers often give little of. Where no folder can be made, the name of one
     that is not there: the service goes on without figures.
     """
+    _remove_forgotten_figures()
     in_memory = os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free >= _FIGURES_BYTES_MIN
     try:
-        return tempfile.mkdtemp(prefix="pgteller-figures-", dir=_MEMORY if in_memory else None)
+        while True:
+            directory = tempfile.mkdtemp(prefix=_FIGURES_PREFIX, dir=_MEMORY if in_memory else None)
+            mark = os.open(Path(directory, _IN_USE), os.O_CREAT | os.O_RDWR, 0o600)
+            if _lock(mark) and Path(directory, _IN_USE).exists():  # else another master took it for a forgotten one
+                return directory  # the mark stays open, and locked, as long as we or a worker live
+            os.close(mark)
     except OSError:
         return os.devnull + "/figures"
+
+
+def _remove_forgotten_figures() -> None:
+    """Remove the folders of masters that were killed, as soon as their last worker is gone too."""
+    with suppress(OSError):
+        for parent in {_MEMORY, Path(tempfile.gettempdir())}:
+            for directory in parent.glob(f"{_FIGURES_PREFIX}*"):
+                with suppress(OSError):
+                    if directory.lstat().st_uid != os.geteuid():
+                        continue
+                    mark = os.open(directory / _IN_USE, os.O_RDWR | os.O_NOFOLLOW)
+                    if _lock(mark):
+                        shutil.rmtree(directory, ignore_errors=True)
+                    os.close(mark)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -51,6 +52,39 @@ def serving(bank: Bank, **settings: int) -> Iterator[HttpServer]:
         yield http
     finally:
         http.stop()
+
+
+def figures_directory_of(http: HttpServer) -> Path:
+    [worker, *_] = http.worker_pids()
+    return figures_of(worker)[0].parent
+
+
+def test_the_next_service_removes_the_figures_of_one_that_was_killed_and_of_no_other(bank: Bank) -> None:
+    with serving(bank, workers=1) as living, serving(bank, workers=1) as killed:
+        kept, forgotten = figures_directory_of(living), figures_directory_of(killed)
+        os.killpg(killed.process.pid, signal.SIGKILL)
+        killed.process.wait()
+        assert forgotten.exists()
+        with serving(bank, workers=1):
+            assert not forgotten.exists()
+            assert kept.exists()
+            assert figure(living, "pgteller_http_requests_total") > 0
+    assert not kept.exists()
+
+
+def test_figures_are_kept_as_long_as_a_worker_of_a_killed_master_lives(bank: Bank) -> None:
+    with serving(bank, workers=1) as killed:
+        [worker] = killed.worker_pids()
+        directory = figures_directory_of(killed)
+        os.kill(worker, signal.SIGSTOP)  # or it would end when it sees that its master is gone
+        killed.process.kill()
+        killed.process.wait()
+        with serving(bank, workers=1):
+            assert directory.exists()
+        os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: not psutil.pid_exists(worker), "the worker is gone")
+        with serving(bank, workers=1):
+            assert not directory.exists()
 
 
 class Jam:
