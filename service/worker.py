@@ -123,9 +123,13 @@ def figures_directory() -> str:
         while True:
             directory = tempfile.mkdtemp(prefix=_FIGURES_PREFIX, dir=_MEMORY if in_memory else None)
             mark = os.open(Path(directory, _IN_USE), os.O_CREAT | os.O_RDWR, 0o600)
-            if _lock(mark) and Path(directory, _IN_USE).exists():  # else another master took it for a forgotten one
+            try:
+                is_ours = _lock(mark) and Path(directory, _IN_USE).exists()
+            except OSError:  # a file system without locks, where nobody removes anything
+                is_ours = True
+            if is_ours:
                 return directory  # the mark stays open, and locked, as long as we or a worker live
-            os.close(mark)
+            os.close(mark)  # another master took it for a forgotten one
     except OSError:
         return os.devnull + "/figures"
 
@@ -139,9 +143,11 @@ def _remove_forgotten_figures() -> None:
                     if directory.lstat().st_uid != os.geteuid():
                         continue
                     mark = os.open(directory / _IN_USE, os.O_RDWR | os.O_NOFOLLOW)
-                    if _lock(mark):
-                        shutil.rmtree(directory, ignore_errors=True)
-                    os.close(mark)
+                    try:
+                        if _lock(mark):
+                            shutil.rmtree(directory, ignore_errors=True)
+                    finally:
+                        os.close(mark)
 
 
 def _lock(descriptor: int) -> bool:
