@@ -21,7 +21,7 @@ import msgspec
 import psycopg
 import structlog
 from psycopg import AsyncConnection, generators, sql
-from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq import ExecStatus, PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import set_json_loads
@@ -484,13 +484,18 @@ def _is_an_answer(error: psycopg.Error) -> bool:
 async def _execute(
     connection: Connection, statement: bytes, parameters: list[Any], *, rollback: bool, resets: bool = False
 ) -> list[DictRow]:
-    if (local_settings := connection.local_settings) is not None:
-        return await _in_transaction(
-            connection, local_settings, statement, parameters, rollback=rollback, resets=resets
-        )
-    if rollback:
-        return await _roll_back(connection, statement, parameters)
-    return await (await connection.execute(statement, parameters)).fetchall()
+    try:
+        if (local_settings := connection.local_settings) is not None:
+            return await _in_transaction(
+                connection, local_settings, statement, parameters, rollback=rollback, resets=resets
+            )
+        if rollback:
+            return await _roll_back(connection, statement, parameters)
+        return await (await connection.execute(statement, parameters)).fetchall()
+    except psycopg.Error:
+        if connection.pgconn.pipeline_status != PipelineStatus.OFF:
+            await connection.close()  # its session has ended in the middle: psycopg would try to roll back
+        raise
 
 
 async def _in_transaction(

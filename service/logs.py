@@ -95,7 +95,8 @@ def configure(level: str) -> None:
     )
     logging.lastResort = logging.StreamHandler(STDERR)
     logging.lastResort.setLevel(logging.WARNING)
-    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+    # It warns of what it does not raise: what follows from an error that it has raised, and that is in the log.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 
 @dataclass

@@ -5,6 +5,7 @@ import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -246,6 +247,31 @@ def test_a_locked_row_holds_up_only_those_who_name_it(bank: Bank, key: str) -> N
             posted(post(client, f"/v1/accounts/{free}/credit", credit))
         posted(post(client, f"/v1/accounts/{locked}/credit", credit))
         assert (balance_of(client, locked), balance_of(client, free)) == (10, 4)
+
+
+def test_a_backend_that_is_ended_leaves_only_lines_of_the_log(bank: Bank, key: str) -> None:
+    waiting = "select pg_terminate_backend(pid) from pg_stat_activity where %s = any(pg_blocking_pids(pid))"
+    with (
+        pgbouncer(bank) as pooler,
+        serving(pooler.of(bank.app_url), lock_timeout_ms=700) as http,
+        http.client(key) as client,
+        ThreadPoolExecutor() as executor,
+    ):
+        account_id = open_account(client)
+        with (
+            psycopg.connect(bank.owner_url) as holder,
+            psycopg.connect(bank.owner_url, autocommit=True) as superuser,
+        ):
+            holder.execute("select from bank.account where account_id = %s for update", [account_id])
+            posting = executor.submit(post, client, f"/v1/accounts/{account_id}/credit", {"amount_minor": 1})
+            wait_for(
+                lambda: superuser.execute(waiting, [holder.info.backend_pid]).rowcount > 0,
+                "the posting waits, and ends",
+            )
+            holder.rollback()
+        posted(posting.result())
+        assert balance_of(client, account_id) == 1
+        assert "error ignored" not in http.log()
 
 
 # ---- who is let in ------------------------------------------------------------------------------------------
