@@ -52,6 +52,7 @@ _PAUSE_SECONDS = 0.2
 _CONFIGURE_SECONDS_MAX = 5.0
 _SILENT_POOLER = "a pooler is paused, or PostgreSQL does not answer behind it"
 _RENEWALS_SECONDS = 1.0
+_LOOK_SECONDS_MAX = 2.0
 _RESERVED_CONNECTIONS = 3
 """For calls that many requests share, for the look for locked rows, and for one call that insists."""
 _PATIENT_CONNECTIONS_MAX = 2
@@ -227,7 +228,7 @@ class Pool(AsyncConnectionPool[Connection]):
         connection.prepare_threshold = 0 if keeps else None
 
     async def _locked_rows(self, **arguments: Any) -> list[DictRow]:
-        until = time.monotonic() + min(2, self.request_timeout_seconds)
+        until = time.monotonic() + min(_LOOK_SECONDS_MAX + self.sending_seconds, self.request_timeout_seconds)
         # Rolled back, for to commit a lock would take as long as to commit a posting.
         return await send(self, "locked_rows", arguments, answer_by=until, rollback=True)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import falcon
 import falcon.asgi
@@ -15,6 +16,7 @@ from service.responses import answer
 
 _SECONDS_MAX = 0.8
 """For all checks: a probe often waits no longer than a second."""
+_LOCK_TIMEOUT_MS_MAX = 200
 
 _TOLD = ("version", "clock")
 """Checks that do not count."""
@@ -45,7 +47,9 @@ class Ready:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.pool = Pool(settings, connections_min=0, connections_max=1, application_name="pgteller readiness")
+        # What may wait for a lock for longer would not even be sent within so short a time.
+        hurried = replace(settings, lock_timeout_ms=min(settings.lock_timeout_ms, _LOCK_TIMEOUT_MS_MAX))
+        self.pool = Pool(hurried, connections_min=0, connections_max=1, application_name="pgteller readiness")
         self._checking: asyncio.Task[dict[str, str]] | None = None
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:

@@ -168,6 +168,21 @@ def test_a_service_without_its_database_says_so_and_recovers_by_itself(bank: Ban
         assert client.post(path, json=body, headers=headers).status_code == 201
 
 
+def test_patience_with_locks_is_not_for_readiness_and_locked_rows_are_found_all_the_same(bank: Bank) -> None:
+    key, _ = create_key(bank)
+    http = HttpServer(bank.app_url, workers=1, request_timeout_seconds=10, lock_timeout_ms=2_500)
+    try:
+        http.start()  # returns when it is ready
+        with http.client(key) as client, bank.connect("bank_owner", autocommit=False) as holder:
+            account_id = open_account(client)
+            holder.execute("select from bank.account where account_id = %s for update", [account_id])
+            posting = client.post(f"/v1/accounts/{account_id}/credit", json={"amount_minor": 1}, headers=new_key())
+            problem_of(posting, 503, "timed_out")
+        assert "locked rows not found" not in http.log()
+    finally:
+        http.stop()
+
+
 def test_the_search_for_the_database_never_pauses_longer_than_a_request_waits() -> None:
     """psycopg_pool doubles its pause without limit: after an outage of an hour it would sleep for another."""
     settings = Settings(database_url="postgresql://nowhere")
