@@ -50,7 +50,10 @@ _ATTEMPTS_MAX = 4
 _BACKOFF_SECONDS = 0.02
 _PAUSE_SECONDS = 0.2
 _CONFIGURE_SECONDS_MAX = 5.0
-_SILENT_POOLER = "a pooler is paused, or PostgreSQL does not answer behind it"
+_SILENT_POOLER = (
+    "a pooler is paused, PostgreSQL does not answer behind it, or the pooler has no connection left to give: in its "
+    "session mode default_pool_size must be WEB_CONCURRENCY x (POOL_CONNECTIONS_MAX + 3) or more"
+)
 _RENEWALS_SECONDS = 1.0
 _LOOK_SECONDS_MAX = 2.0
 _RESERVED_CONNECTIONS = 3

@@ -429,6 +429,24 @@ OBJECTIONS: dict[str, tuple[dict[str, Any], Callable[[str], str], str]] = {
 }
 
 
+def test_a_pooler_in_session_mode_that_has_too_few_connections_is_named(bank: Bank) -> None:
+    with pgbouncer(bank, "session", default_pool_size=1) as pooler:
+        http = HttpServer(pooler.of(bank.app_url), workers=1, request_timeout_seconds=1, hold_sweep_seconds=0)
+        try:
+            http.start(ready=False)
+
+            # One connection of the service is the pooler's only one; that for readiness finds none.
+            def not_ready() -> bool:
+                with suppress(httpx.TransportError):
+                    return httpx.get(f"{http.url}/health/ready").status_code == 503
+                return False
+
+            words = "default_pool_size must be WEB_CONCURRENCY x (POOL_CONNECTIONS_MAX + 3) or more"
+            wait_for(lambda: not_ready() and words in http.log(), "the log says what may be the cause")
+        finally:
+            http.stop()
+
+
 @contextmanager
 def only_client(url: str) -> Iterator[None]:
     """Be a client of the pooler, as soon as it has noticed that whoever saw it listen has gone."""
