@@ -223,9 +223,8 @@ class Pool(AsyncConnectionPool[Connection]):
         excess = excess_of(await rights.fetchall())
         if excess:
             raise poolers.ExcessRightsError(connection.info.user, excess)
-        settings = await (await connection.execute(poolers.SETTINGS_OF_VIEWS)).fetchall()
-        others = {row["name"]: "" for row in settings}
-        connection.local_settings = set_settings_locally({**self._session_settings, **others}, "bank_app")
+        defaults = {row["name"]: row["value"] for row in await (await connection.execute(poolers.DEFAULTS)).fetchall()}
+        connection.local_settings = set_settings_locally({**self._session_settings, **defaults}, "bank_app")
         keeps = self._prepares and await _keeps_prepared(connection)
         await connection.execute("rollback")
         connection.prepare_threshold = 0 if keeps else None

@@ -28,8 +28,11 @@ _MEANINGS = {
 LOST_STATEMENT = (psycopg.errors.InvalidSqlStatementName, psycopg.errors.DuplicatePreparedStatement)
 """The server does not have what we have prepared, or has what others have: the session is not ours alone."""
 
-SETTINGS_OF_VIEWS = "select name from pg_settings where name = 'restrict_nonsystem_relation_kind'"
-"""Which settings, empty by default, let others of the session forbid us views; old servers have none."""
+DEFAULTS = (
+    "select name, reset_val as value from pg_settings"
+    " where name in ('restrict_nonsystem_relation_kind', 'transaction_timeout')"
+)
+"""By which other clients could forbid us views, or end our transactions; older servers have neither of them."""
 
 
 class PoolerInTheWayError(psycopg.OperationalError):

@@ -100,7 +100,8 @@ def test_nobody_behind_the_pooler_gets_our_role_or_settings_and_we_get_none_of_t
                 'role', current_user, 'lock_timeout', current_setting('lock_timeout'),
                 'isolation', current_setting('transaction_isolation'), 'zone', current_setting('timezone'),
                 'date_style', current_setting('datestyle'), 'durable', current_setting('synchronous_commit'),
-                'statement_timeout', current_setting('statement_timeout')
+                'statement_timeout', current_setting('statement_timeout'),
+                'transaction_timeout', coalesce(current_setting('transaction_timeout', true), '0')
             );
         end $$
     """
@@ -114,6 +115,7 @@ def test_nobody_behind_the_pooler_gets_our_role_or_settings_and_we_get_none_of_t
         "date_style": "ISO, MDY",
         "durable": "on",
         "statement_timeout": "9s",
+        "transaction_timeout": "0",
     }
     with login(bank, "create role {0}_other", "grant {0}_other to {0}") as name:
         users = {name: PASSWORD}
@@ -137,6 +139,7 @@ def test_nobody_behind_the_pooler_gets_our_role_or_settings_and_we_get_none_of_t
                         "set timezone = 'Asia/Tokyo'",
                         "set datestyle = 'SQL, DMY'",
                         "set synchronous_commit = off",
+                        "select set_config(name, '99s', false) from pg_settings where name = 'transaction_timeout'",
                     ):
                         other.execute(left_behind.encode())
                     told = asyncio.run(_told(replace(chosen, database_url=url)))
