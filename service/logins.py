@@ -128,7 +128,7 @@ def service_login(settings: Settings, password: str) -> Login:
     of_service = service_settings(
         request_timeout_seconds=settings.request_timeout_seconds, lock_timeout_ms=settings.lock_timeout_ms
     )
-    return Login(SERVICE_LOGIN, password, settings=login_settings(search_path="", **of_service))
+    return Login(SERVICE_LOGIN, password, settings=login_settings(**of_service))
 
 
 def check_name(name: str) -> str | None:

@@ -25,10 +25,8 @@ import click
 import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
-from yoyo import default_migration_table, internalmigrations, read_migrations
-from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
-from yoyo.connections import DatabaseURI, parse_uri
-from yoyo.migrations import Migration
+from yoyo import read_migrations
+from yoyo.migrations import Migration, topological_sort
 
 from service import logins, prerequisites
 from service.installation import (
@@ -43,6 +41,7 @@ from service.installation import (
     sql_files,
 )
 from service.logins import Login
+from service.migration_account import Backend
 from service.migration_lock import Connection, MigrationError, Waiting, held
 from service.watch import Watch
 
@@ -79,6 +78,9 @@ where
         where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype in ('e', 'i')
     )
 """
+_LOADED = """
+select i.sql_digest, i.migration_id, has_schema_privilege('bank_app', 'bank', 'usage') from bank.installation as i
+"""
 _VIEW = """
 select pg_get_viewdef(c.oid), c.reloptions from pg_class as c
 where c.relnamespace = 'bank'::regnamespace and c.relkind = 'v' and c.relname = %s
@@ -113,7 +115,6 @@ def migrate(
         applied = _install_first(watch, connection)
         while (step := _step(watch, connection)) is not None:
             applied += step
-        prerequisites.share_account(connection)
         if app_password is not None:
             set_app_password(connection, app_password)
         if service_login is not None:
@@ -136,22 +137,24 @@ def _install_first(watch: Watch, connection: Connection) -> list[str]:
     with _waiting(watch, connection, "The first installation") as waiting:
         while connection.execute("select to_regclass('bank.installation')").fetchone() == (None,):
             try:
-                with connection.transaction(), _Backend(connection) as backend:
+                with connection.transaction(), Backend(connection) as backend:
                     if connection.info.server_version >= _CREATOR_IS_NO_MEMBER:
                         connection.execute("set local createrole_self_grant = 'set, inherit'")
                     _limit_lock_waits(connection)
-                    backend.create_tables()
-                    pending = list(backend.to_apply(read_migrations(str(MIGRATIONS))))
-                    connection.cursor_factory = partial(_FirstInstall, _added_values(pending))  # type: ignore[assignment]
-                    _apply(backend, pending)
+                    migrations = list(topological_sort(read_migrations(str(MIGRATIONS))))
+                    connection.cursor_factory = partial(_FirstInstall, _added_values(migrations))  # type: ignore[assignment]
+                    _apply(backend, migrations, mark=False)
                     connection.cursor_factory = psycopg.Cursor
+                    backend.make_tables()  # in the schema that there is now
+                    for migration in migrations:
+                        backend.mark(migration)
                     load_sql(connection)
             except _INSTALLED_MEANWHILE as error:
                 # Somebody else is at it. When that is done we find it done.
                 waiting.again(error)
                 time.sleep(_PAUSE_SECONDS)
             else:
-                return [migration.id for migration in pending]
+                return [migration.id for migration in migrations]
             finally:
                 connection.cursor_factory = psycopg.Cursor
     return []
@@ -208,17 +211,18 @@ def _step(watch: Watch, connection: Connection) -> list[str] | None:
 
     What is left is found anew each time, under the lock: somebody else may have been faster.
     """
-    with held(watch, connection), _Backend(connection) as backend:
-        backend.create_tables()
+    with held(watch, connection), Backend(connection) as backend:
         migrations = read_migrations(str(MIGRATIONS))
-        applied = backend.get_applied_migration_hashes()
-        unknown = _unknown(connection, {migration.hash for migration in migrations})
+        if backend.prepare(migrations):
+            return []  # committed, so that other connections find it
+        applied = backend.applied()
+        unknown = sorted(applied[migration_hash] for migration_hash in {*applied} - _hashes(migrations))
         if unknown and _is_newer(connection, unknown):
             return None
-        pending = list(backend.to_apply(migrations))
+        pending = backend.pending(migrations)
         additions = [each for each in pending if not each.use_transactions and _hashes(each.depends) <= {*applied}]
         if additions:
-            with watch.connect() as other, _Backend(other) as beside:
+            with watch.connect() as other, Backend(other) as beside:
                 for migration in additions:
                     _apply_beside(beside, migration)
             _note_break(connection, additions)
@@ -248,14 +252,11 @@ def _hashes(migrations: Iterable[Migration]) -> set[str]:
     return {migration.hash for migration in migrations}
 
 
-def _unknown(connection: Connection, known: set[str]) -> list[str]:
-    """Return the ids of the migrations that are applied, and that this version does not have."""
-    rows = connection.execute("select migration_hash, migration_id from _yoyo_migration").fetchall()
-    return sorted(migration_id for migration_hash, migration_id in rows if migration_hash not in known)
-
-
 def _is_newer(connection: Connection, unknown: list[str]) -> bool:
-    """Return whether a newer version is installed that this one works on. Raises MigrationError where it does not."""
+    """Return whether a newer version is installed that this one works on. Raises MigrationError where it does not.
+
+    unknown: the migrations that are applied and that this version does not have.
+    """
     installed = _installed(connection)
     if installed is None:
         raise MigrationError(f"this version is too old for the database, which has {unknown[-1]}")
@@ -288,15 +289,15 @@ def _installed(connection: Connection) -> Installed | None:
 
 
 def _is_loaded(connection: Connection) -> bool:
-    """Return whether the functions are ours."""
+    """Return whether the functions are ours, and granted: a schema that is restored into is without its own rights."""
     with connection.transaction():
         connection.execute("set local role bank_owner")
-        rows = connection.execute("select sql_digest, migration_id from bank.installation").fetchall()
+        rows = connection.execute(_LOADED).fetchall()
         connection.execute("reset role")
-    return rows == [(sql_digest(), last_migration_id())]
+    return rows == [(sql_digest(), last_migration_id(), True)]
 
 
-def _apply_beside(backend: "_Backend", migration: Migration) -> None:
+def _apply_beside(backend: Backend, migration: Migration) -> None:
     """Apply a migration outside of a transaction, and mark it."""
     try:
         _run(backend, migration)
@@ -307,9 +308,7 @@ def _apply_beside(backend: "_Backend", migration: Migration) -> None:
         raise
 
 
-def _change(
-    watch: Watch, connection: Connection, backend: "_Backend", migrations: list[Migration], *, load: bool
-) -> None:
+def _change(watch: Watch, connection: Connection, backend: Backend, migrations: list[Migration], *, load: bool) -> None:
     """Apply migrations and load the functions, all of it or nothing; without making anybody wait for long."""
     with _waiting(watch, connection, "A lock of the bank's tables and views") as waiting:
         while True:
@@ -341,12 +340,13 @@ def _hold_up_postings(connection: Connection) -> None:
     connection.execute("reset role")
 
 
-def _apply(backend: "_Backend", migrations: Iterable[Migration]) -> None:
-    """Apply and mark migrations in the transaction of the connection."""
+def _apply(backend: Backend, migrations: Iterable[Migration], *, mark: bool = True) -> None:
+    """Apply migrations in the transaction of the connection, and mark them."""
     for migration in migrations:
         try:
             _run(backend, migration)
-            backend.mark(migration)
+            if mark:
+                backend.mark(migration)
         except psycopg.Error as error:
             error.add_note(f"in migration {migration.id}; nothing was changed")
             raise
@@ -364,7 +364,7 @@ def _note_break(connection: Connection, migrations: Iterable[Migration]) -> None
     connection.execute("reset role")
 
 
-def _run(backend: "_Backend", migration: Migration) -> None:
+def _run(backend: Backend, migration: Migration) -> None:
     """Execute the steps of a migration, as whoever logged in. Not by yoyo, which undoes steps of one that failed."""
     migration.load()
     for step in migration.steps:
@@ -469,32 +469,3 @@ def _define(cursor: Any, definition: str, *comment: str, name: str) -> None:
         cursor.execute(f"drop function {function}")
     if any(comment):
         cursor.execute("".join(comment))
-
-
-# ---- yoyo --------------------------------------------------------------------------------------------------
-
-
-class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]  # it has no types
-    """yoyo's way to the database, over a connection of ours: what it does is in the transaction that we are in."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._ours = connection
-        super().__init__(parse_uri("postgresql+psycopg://"), default_migration_table)
-        self._in_transaction = True  # so that it makes savepoints
-        self._internal_schema_updated = True  # it would take its own lock for that
-
-    def connect(self, dburi: DatabaseURI) -> Connection:
-        return self._ours
-
-    def __exit__(self, *_: object) -> None:
-        pass  # the connection stays open
-
-    def create_tables(self) -> None:
-        """Make the tables in which it keeps account, where they are missing."""
-        if internalmigrations.needs_upgrading(self):
-            internalmigrations.upgrade(self)
-
-    def mark(self, migration: Migration) -> None:
-        """Note that a migration is applied."""
-        self.mark_one(migration, log=False)
-        self.log_migration(migration, "apply")

@@ -122,11 +122,6 @@ def held(watch: Watch, connection: Connection) -> Iterator[None]:
     """
     [pid] = connection.execute("select pg_backend_pid()").fetchone() or [0]
     with connection.transaction():
-        for setting in ("idle_in_transaction_session_timeout", "statement_timeout", "transaction_timeout"):
-            # The last one is of PostgreSQL 17 and later.
-            connection.execute(
-                "select set_config(name, '0', true) from pg_catalog.pg_settings where name = %s", [setting]
-            )
         with Waiting(watch, pid, "The lock of whoever migrates or corrects times") as waiting:
             while not _is_locked(connection, waiting):
                 pass

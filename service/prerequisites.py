@@ -27,13 +27,13 @@ select
     pg_is_in_recovery() as is_standby,
     current_setting('transaction_read_only')::boolean as is_read_only,
     has_database_privilege(current_database(), 'create') as may_create_schema,
-    current_schema()::text as own_schema,
-    has_schema_privilege(current_schema(), 'create') as may_create_table,
     to_regnamespace('bank') is not null as has_schema,
     exists (
         select from pg_class as c where c.relnamespace = to_regnamespace('bank') and c.relname = 'installation'
     ) as has_bank,
-    to_regclass('_yoyo_migration') is not null as has_account,
+    exists (
+        select from pg_class as c where c.relname = '_yoyo_migration' and c.relkind = 'r'
+    ) as has_account,
     array(
         select t.name from unnest(%(roles)s::text[]) as t (name) where to_regrole(t.name) is null
     ) as missing_roles,
@@ -66,29 +66,9 @@ select
                 select from pg_depend as d
                 where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype in ('e', 'i')
             )
-    ) as other_owners,
-    array(
-        select c.relname::text from pg_class as c
-        where
-            c.oid in (
-                to_regclass('_yoyo_migration'),
-                to_regclass('_yoyo_log'),
-                to_regclass('_yoyo_version'),
-                to_regclass('yoyo_lock')
-            )
-            and not (
-                has_table_privilege(c.oid, 'select')
-                and has_table_privilege(c.oid, 'insert')
-                and has_table_privilege(c.oid, 'update')
-                and has_table_privilege(c.oid, 'delete')
-            )
-        order by 1
-    ) as closed_account
+    ) as other_owners
 from pg_roles as r where r.rolname = current_user
 """
-
-# The tables in which yoyo keeps account, of whoever migrated first: those who may take bank_owner may use them too.
-_ACCOUNT = ("_yoyo_migration", "_yoyo_log", "_yoyo_version", "yoyo_lock")
 
 
 class PrerequisiteError(psycopg.OperationalError):
@@ -139,25 +119,6 @@ def taking(server_version: int) -> str:
     return "set" if server_version >= OPTIONS_OF_MEMBERSHIP else "member"
 
 
-def share_account(connection: psycopg.Connection[Any]) -> None:
-    """Let every member of bank_owner migrate, not only who did so first; done by the owner of yoyo's tables."""
-    with connection.cursor(row_factory=dict_row) as cursor:
-        rows = cursor.execute(
-            """
-            select c.relname::text as name from pg_class as c
-            where
-                c.oid in (select to_regclass(t.name) from unnest(%s::text[]) as t (name))
-                and pg_has_role(c.relowner, 'usage')
-                and not has_table_privilege('bank_owner', c.oid, 'delete')
-            """,
-            [list(_ACCOUNT)],
-        ).fetchall()
-        for row in rows:
-            cursor.execute(
-                sql.SQL("grant select, insert, update, delete on {} to bank_owner").format(sql.Identifier(row["name"]))
-            )
-
-
 def quoted(name: str) -> str:
     """Return a name as SQL takes it, whatever it is."""
     return sql.Identifier(name).as_string()
@@ -195,10 +156,7 @@ def _bank_fault(facts: dict[str, Any]) -> str | None:
             f"the bank in this database was restored from elsewhere: {what}. `pgteller migrate --adopt` takes it over"
         )
     if not facts["has_account"]:
-        return (
-            "the bank in this database has lost the tables in which migrations are noted, _yoyo_migration and others: "
-            "restore the whole database, not its schema bank alone"
-        )
+        return "the bank in this database has lost the table in which its migrations are noted, bank._yoyo_migration"
     return None
 
 
@@ -208,24 +166,6 @@ def _schema_fault(facts: dict[str, Any]) -> str | None:
         return (
             f"{facts['login']} may not create a schema in database {facts['database']}; the owner of the database or a "
             f"superuser mends that by: grant create on database {database} to {login}"
-        )
-    if facts["own_schema"] is None:
-        return (
-            f"the search_path of {facts['login']} names no schema that exists, and migrations are noted in its first; "
-            "create schema public mends that"
-        )
-    if not facts["has_account"] and not facts["may_create_table"]:
-        schema = quoted(facts["own_schema"])
-        return (
-            f"{facts['login']} may not create tables in schema {facts['own_schema']}, where migrations are noted; the "
-            f"owner of the database or a superuser mends that by: grant create on schema {schema} to {login}"
-        )
-    if facts["closed_account"]:
-        tables = ", ".join(facts["closed_account"])
-        return (
-            f"{facts['login']} may not use {tables}, where migrations are noted; who migrated before mends that by: "
-            f"grant select, insert, update, delete on {tables} to bank_owner"
-            + ("" if facts["is_owner"] else f"; grant bank_owner to {login}")
         )
     return None
 

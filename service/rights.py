@@ -121,7 +121,7 @@ select
                 has_table_privilege(u.oid, t.oid, 'delete, truncate, trigger')
                 or has_any_column_privilege(u.oid, t.oid, 'insert, update, references')
             )
-        order by t.relkind, t.relname
+        order by t.relkind, starts_with(t.relname::text, '_'), t.relname
     ) as writes,
     array(
         select t.relname::text from relations as t
@@ -185,7 +185,8 @@ def excess_rights(connection: psycopg.Connection[Any], login: str | None = None)
     login: a role; when not given, the one that the connection logged in as, whatever role it has taken since.
     Nothing is changed and no role is taken. Also right where no bank is installed, or the roles are missing.
     """
-    with connection.cursor(row_factory=dict_row) as cursor:
+    with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
+        cursor.execute("set local search_path = pg_catalog")  # not of whoever may create in public
         cursor.execute(RIGHTS, rights_parameters(connection.info.server_version, login))
         return excess_of(cursor.fetchall())
 

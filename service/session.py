@@ -12,7 +12,20 @@ _SETTINGS = {
     "standard_conforming_strings": "on",
     "array_nulls": "on",
     "datestyle": "ISO",
+    # Nobody who may create objects elsewhere, as in public, has us execute a function or an operator of his.
+    "search_path": "pg_catalog, pg_temp",
 }
+
+PATIENT = {
+    # Of the database, the role or the URL, and meant for applications.
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    # What we may do is decided by who has logged in.
+    "role": "none",
+}
+"""What a session of a command is set to that takes as long as it takes: to migrate, to hold a lock, to look on."""
 
 _STATEMENT_SHARE = 0.9
 """Of the deadline: nearly always it is the server that gives up first, and so it is known that nothing was posted."""
@@ -48,14 +61,19 @@ def session_options(database_url: str, **settings: str) -> str:
 
 
 def login_settings(**settings: str) -> dict[str, str]:
-    """Return what a login has set by its role, so that it holds where a pooler lets no `options` through."""
-    return {**_SETTINGS, "timezone": "UTC", **settings}
+    """Return what a login has set by its role, so that it holds where a pooler lets no `options` through.
+
+    Not the search_path: people have tables of their own.
+    """
+    ours = {name: value for name, value in _SETTINGS.items() if name != "search_path"}
+    return {**ours, "timezone": "UTC", **settings}
 
 
 def service_settings(*, request_timeout_seconds: int, lock_timeout_ms: int) -> dict[str, str]:
     """Return what the service's sessions are set to besides."""
     return {
         "timezone": "UTC",
+        "search_path": _SETTINGS["search_path"],
         "statement_timeout": f"{int(1000 * _STATEMENT_SHARE * request_timeout_seconds)}ms",
         "lock_timeout": f"{lock_timeout_ms}ms",
         # One of them says that a commit did not reach the synchronous standby.

@@ -23,7 +23,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from service import poolers
-from service.session import connection_defaults, session_options, set_settings, set_settings_locally
+from service.session import PATIENT, connection_defaults, session_options, set_settings, set_settings_locally
 
 ASK_SECONDS = 10.0
 """From one question to the next."""
@@ -34,6 +34,9 @@ REPORT_SECONDS = 60.0
 """How often a command says that it still waits, and for whom."""
 CANCEL_SECONDS_MAX = 1.0
 """How long Ctrl-C waits for the server to take the request to cancel."""
+
+_TRANSACTION_TIMEOUT = 170_000
+"""From this version on there is the setting of this name."""
 
 _SESSIONS = """
 select
@@ -131,7 +134,7 @@ class Watch:
         Raises PoolerInTheWayError where a pooler is between.
         """
         try:
-            connection = self.connect_as_login(**{"options": session_options(self._url), **settings})
+            connection = self.connect_as_login(**{"options": session_options(self._url, **PATIENT), **settings})
         except psycopg.OperationalError as error:
             if poolers.refuses_options(error):
                 raise poolers.PoolerInTheWayError from None
@@ -140,6 +143,8 @@ class Watch:
         if self._pooler != "none" and backend_pid != connection.info.backend_pid:
             connection.close()
             raise poolers.PoolerInTheWayError
+        if connection.info.server_version >= _TRANSACTION_TIMEOUT:
+            connection.execute("set transaction_timeout = 0")
         return connection
 
     def connect_anyhow(self, role: str, session_settings: dict[str, str], **settings: Any) -> Connection:
@@ -235,7 +240,9 @@ class Watch:
             bound.daemon = True
             bound.start()
             try:
-                return {(row["server"], row["pid"]): row for row in connection.execute(_SESSIONS, [pids])}
+                with connection.transaction():
+                    connection.execute("set local search_path = pg_catalog")  # it may be a pooler's
+                    return {(row["server"], row["pid"]): row for row in connection.execute(_SESSIONS, [pids])}
             finally:
                 bound.cancel()
 

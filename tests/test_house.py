@@ -277,6 +277,7 @@ def test_sql_is_issued_in_few_places() -> None:
         "logins.py",
         "logins_command.py",
         "migrate.py",
+        "migration_account.py",
         "migration_lock.py",
         "owner.py",
         "prerequisites.py",

@@ -80,7 +80,7 @@ def install_a_newer_version(owner: OwnerConnection) -> None:
 @pytest.fixture
 def mark_of_newer_version(bank: Bank) -> None:
     with psycopg.connect(bank.owner_url, autocommit=True) as login:
-        login.execute("insert into _yoyo_migration values ('a hash that we do not know', '9999.later', now())")
+        login.execute("insert into bank._yoyo_migration values ('a hash that we do not know', '9999.later', now())")
 
 
 @pytest.mark.usefixtures("mark_of_newer_version")

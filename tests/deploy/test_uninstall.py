@@ -80,7 +80,7 @@ def test_nothing_is_left_and_another_bank_of_the_server_goes_on(
         migrate(database_url, "of-the-app", service_login=service_login(Settings(), "of-the-service"))
         use(database_url)
     of_the_server = {"roles", "settings of roles", "memberships"}
-    assert set(left(as_superuser)) == of_the_server | {"schemas", "tables", "types", "default privileges"}
+    assert set(left(as_superuser)) == of_the_server | {"schemas", "default privileges"}
 
     execute(first, OF_A_DATABASE)
     before = left(as_superuser)

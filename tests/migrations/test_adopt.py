@@ -195,10 +195,19 @@ def test_a_database_without_a_bank_has_nothing_to_adopt(server: EmbeddedPostgres
         adopt(server.conninfo(new_database()))
 
 
-def test_a_schema_alone_is_not_enough(bank: Bank, dump: Path, new_database: NewDatabase) -> None:
+@pytest.mark.parametrize("made_by_hand", [False, True], ids=["with the dump", "by hand"])
+def test_a_dump_of_the_schema_alone_is_a_complete_bank(
+    bank: Bank, dump: Path, new_database: NewDatabase, made_by_hand: bool
+) -> None:
     url = bank.server.conninfo(new_database())
-    with psycopg.connect(url) as connection:
-        connection.execute("create schema bank authorization bank_owner")
-    restore(bank.server, url, dump, "--schema=bank")
-    with pytest.raises(PrerequisiteError, match="restore the whole database, not its schema bank alone"):
-        migrate(url)
+    if made_by_hand:  # pg_restore grants nothing on the schema then
+        with psycopg.connect(url) as connection:
+            connection.execute("create schema bank authorization bank_owner")
+        restore(bank.server, url, dump, "--schema=bank", check=True)
+    else:
+        pg_dump = bank.server.binaries / "pg_dump"
+        subprocess.run([pg_dump, "-Fc", "--schema=bank", "-f", dump, bank.owner_url], check=True)
+        restore(bank.server, url, dump, check=True)
+    assert migrate(url) == []
+    assert entries(url) == entries(bank.owner_url)
+    assert post(url) == 100

@@ -39,7 +39,7 @@ select 'version', installation_number::text, xmin::text from bank.installed_vers
 union all
 select 'error', code, xmin::text from bank.error
 union all
-select 'migration', migration_id, xmin::text from _yoyo_migration
+select 'migration', migration_id, xmin::text from bank._yoyo_migration
 order by 1, 2
 """
 
@@ -252,7 +252,7 @@ def test_a_newer_migrate_that_was_interrupted_after_its_additions_leaves_this_ve
         reader.execute("select from bank.account")
         process = start(newer, "migrate", DATABASE_OWNER_URL=bank.owner_url, PATH="/usr/bin")
         try:
-            applied = "select from _yoyo_migration where migration_id = '9001.index'"
+            applied = "select from bank._yoyo_migration where migration_id = '9001.index'"
             wait_for(lambda: observer.execute(applied).rowcount == 1, "the index is made")
         finally:
             process.kill()
@@ -447,7 +447,7 @@ def test_a_migrate_that_is_killed_leaves_a_bank_that_works_and_the_next_one_comp
     migrated = run(release, "migrate", **environment)
     assert migrated.returncode == 0, migrated.stderr
     with connect(bank.owner_url) as observer:
-        applied = "select migration_id from _yoyo_migration where migration_id like '9%' order by 1"
+        applied = "select migration_id from bank._yoyo_migration where migration_id like '9%' order by 1"
         assert [row["migration_id"] for row in observer.execute(applied).fetchall()] == NEXT_MIGRATIONS
         invalid = "select from pg_index where not indisvalid union all select from pg_constraint where not convalidated"
         assert observer.execute(invalid).fetchall() == []

@@ -15,7 +15,9 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
-from yoyo import get_backend, read_migrations
+from yoyo import default_migration_table, read_migrations
+from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
+from yoyo.connections import parse_uri
 
 from service.embedded import EmbeddedPostgres
 from service.installation import MIGRATIONS, ROOT, last_migration_id, sql_digest
@@ -95,9 +97,15 @@ def catalog(database_url: str) -> dict[tuple[str, str], str]:
 
 def roll_back_to_before(database_url: str, migration_id: str) -> None:
     """Roll back the migration and all that came after it, newest first."""
-    with get_backend(database_url.replace("postgresql://", "postgresql+psycopg://")) as backend, backend.lock():
-        migrations = read_migrations(str(MIGRATIONS)).filter(lambda migration: migration.id >= migration_id)
+    first = MIGRATION_IDS[0]
+    uri = parse_uri(database_url.replace("postgresql://", "postgresql+psycopg://"))
+    uri.args["schema"] = "bank"
+    with PostgresqlPsycopgBackend(uri, default_migration_table) as backend:
+        migrations = read_migrations(str(MIGRATIONS)).filter(lambda each: each.id >= migration_id and each.id != first)
         backend.rollback_migrations(backend.to_rollback(migrations))
+    if migration_id == first:  # yoyo's account goes with the schema
+        with connect(database_url) as connection:
+            connection.execute((MIGRATIONS / f"{first}.rollback.sql").read_bytes())
 
 
 def post(database_url: str) -> int:
@@ -326,7 +334,7 @@ def test_what_is_no_function_of_ours_does_not_stop_the_loading_of_those(bank: Ba
 
 
 ENTRY_TIMES = next(migration_id for migration_id in MIGRATION_IDS if migration_id.endswith(".entry_times"))
-UNMARK = "delete from _yoyo_migration where migration_id = %s"
+UNMARK = "delete from bank._yoyo_migration where migration_id = %s"
 
 
 def test_an_index_that_an_interrupted_migration_left_invalid_is_made_anew(bank: Bank) -> None:

@@ -63,7 +63,7 @@ def test_the_second_login_uses_its_tables_and_the_bank_and_cannot_change_what_is
         shop.execute(use.encode())
         assert shop.execute("select id, amount_minor from shop.receipt").fetchall() == [{"id": 1, "amount_minor": 500}]
         assert shop.execute("select balance_minor from bank.balance(3)").fetchall() == [{"balance_minor": 500}]
-        for statement in [*TO_THE_LEDGER, "set role bank_owner", "delete from _yoyo_migration"]:
+        for statement in [*TO_THE_LEDGER, "set role bank_owner", "delete from bank._yoyo_migration"]:
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 shop.execute(statement.encode())
         assert run_command(("status",), {"DATABASE_URL": shop_url}).stderr == ""

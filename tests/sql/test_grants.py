@@ -87,7 +87,7 @@ def login(bank: Bank) -> Iterator[Connection]:
         "select key_digest from bank.api_key",
         "select bank._post_one('credit', 1, 2, 1, null, null, null, null, 1)",
         "select bank._raise('invalid_amount', '{}')",
-        "select bank._install('', '', '{}', '', true)",
+        "select bank._install('', '', '{}', '', '')",
         "select bank.create_ledger('Mine')",
         "select bank.create_currency('MINE', 2, 'Mine')",
         "select bank.create_api_key('k', sha256('k'), '{admin}')",

@@ -9,6 +9,9 @@ from tests.helpers import balance_of, call, open_account
 
 DENIED = psycopg.errors.InsufficientPrivilege
 COLUMNS = {
+    "_yoyo_log": "operation",
+    "_yoyo_migration": "migration_id",
+    "_yoyo_version": "version",
     "account": "balance_minor",
     "account_change": "change_number",
     "account_limit": "used_minor",
