@@ -71,6 +71,13 @@ def test_public_functions_run_as_their_owner_with_a_fixed_search_path_and_a_comm
         assert function["comment"], path.stem
 
 
+def test_what_the_owner_calls_executes_nothing_of_a_schema_that_others_write_to(owner: Connection) -> None:
+    functions = _functions(owner)
+    called = [path.stem for path in (SQL / "admin").glob("*.sql")]
+    for name in [*called, "_install", "_fill_in_reversals", "_mend_sequences"]:
+        assert "search_path=bank, pg_temp" in (functions[name]["proconfig"] or []), name
+
+
 def test_only_public_functions_run_as_their_owner(owner: Connection) -> None:
     definers = {name for name, function in _functions(owner).items() if function["prosecdef"]}
     assert definers == {path.stem for path in (SQL / "api").glob("*.sql")}

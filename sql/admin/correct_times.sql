@@ -31,7 +31,7 @@ create or replace function bank.correct_times(
     entries_max bigint default 5000,
     entries_before bigint default 0
 ) returns table (next_versions bigint[], entry_count bigint, transaction_count bigint, finished boolean)
-language plpgsql set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql set search_path = bank, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
     family_ids bigint[]; -- the account's row and its stripes
     latest timestamptz;

@@ -17,7 +17,7 @@ create or replace function bank.correct_transaction_times(
     dry_run boolean default false
 ) returns table (last_ledger_id bigint, last_transaction_id bigint, transaction_count bigint)
 -- Each call goes on along the key from where the last one stopped, whatever the planner thinks of few rows.
-language plpgsql set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql set search_path = bank, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
     latest constant timestamptz := clock_timestamp() + bank._clock_tolerance();
     wrong record;

@@ -9,7 +9,7 @@ create or replace function bank.create_api_key(
     expires_at timestamptz default null,
     ledger_id bigint default 1
 ) returns bank.principal
-language plpgsql as $$
+language plpgsql set search_path = bank, pg_temp as $$
 declare
     result bank.principal;
 begin

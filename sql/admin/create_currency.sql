@@ -3,7 +3,7 @@
 -- digits the minor unit is below the unit, 0 to 18. Neither can be changed later: amounts would mean something else.
 -- Errors: invalid_argument.
 create or replace function bank.create_currency(currency text, exponent integer, name text) returns bank.currency
-language plpgsql as $$
+language plpgsql set search_path = bank, pg_temp as $$
 declare
     fault jsonb;
     result bank.currency;

@@ -1,6 +1,6 @@
 -- Opens a new, empty ledger: a book of its own, whose accounts and keys no other ledger sees.
 create or replace function bank.create_ledger(name text) returns bank.ledger
-language plpgsql as $$
+language plpgsql set search_path = bank, pg_temp as $$
 declare
     result bank.ledger;
 begin

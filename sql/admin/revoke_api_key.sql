@@ -1,6 +1,6 @@
 -- Ends an API key for good; a second time changes nothing. Returns the key, or null when there is none.
 create or replace function bank.revoke_api_key(api_key_id bigint) returns bank.principal
-language plpgsql as $$
+language plpgsql set search_path = bank, pg_temp as $$
 declare
     result bank.principal;
 begin

@@ -10,7 +10,7 @@ create or replace function bank.wrong_times() returns table (
     hold_ids bigint[],
     entry_count bigint
 )
-language sql stable as $$
+language sql stable set search_path = bank, pg_temp as $$
     with latest as materialized (
         select statement_timestamp() + bank._clock_tolerance() as at
     ), wrong (ledger_id, row_id, first_version, hold_id, entry_count) as (

@@ -1,7 +1,7 @@
 -- Writes into the originals what their reversals have taken back, where they do not say so: of reversals that functions
 -- of an earlier version made, until the moment at which they were replaced.
 create or replace function bank._fill_in_reversals() returns void
-language plpgsql as $$
+language plpgsql set search_path = bank, pg_temp as $$
 begin
     update bank.transaction as t
     set reversed_minor = case when t.legs is null then reversed.total_minor else t.amount_minor end

@@ -3,7 +3,7 @@
 create or replace function bank._install(
     migration_id text, sql_digest text, errors jsonb, release text, breaking_migration_id text
 ) returns void
-language plpgsql as $$
+language plpgsql set search_path = bank, pg_temp as $$
 begin
     delete from bank.error as e where not errors ? e.code;
     insert into bank.error (code, precedence, sqlstate, http_status, kind, title, meaning, retry)

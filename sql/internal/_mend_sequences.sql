@@ -6,7 +6,7 @@
 -- second (less than it takes PostgreSQL to look for a deadlock), lets those pass who queued behind it, and tries again.
 -- Errors: 55P03 after ten attempts: run it again when there are no long transactions.
 create or replace function bank._mend_sequences() returns void
-language plpgsql as $$
+language plpgsql set search_path = bank, pg_temp as $$
 declare
     lock_timeout_before constant text := current_setting('lock_timeout');
     attempts_max constant integer := 10;
