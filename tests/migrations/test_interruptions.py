@@ -1,26 +1,31 @@
 """migrate beside a bank in use: it changes nothing where nothing changed, waits politely, and may be killed."""
 
+import shutil
 import signal
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from service import migrate as migrate_module
 from service import migration_lock
-from service.installation import Installed, last_migration_id, sql_digest
+from service.installation import MIGRATIONS, Installed, last_migration_id, sql_digest
 from service.migrate import migrate
 from service.migration_lock import MigrationError, installation_lock
 from service.owner import installed_version
 from service.watch import Watch
 from tests.conftest import Bank, Connection
-from tests.helpers import Row, open_account, violations
+from tests.helpers import Row, call, open_account, violations
 from tests.http_server import wait_for
 from tests.migrations.releases import NEXT_MIGRATIONS, next_release, present, run, start
 from tests.migrations.test_migrate import connect, empty, new_database
 
 __all__ = ["empty", "new_database"]
+
+pytestmark = pytest.mark.timeout(120)
+"""Who waits for a lock without a bound fails its test soon."""
 
 WRITTEN = """
 select 'function' as kind, oid::text as id, xmin::text from pg_proc where pronamespace = 'bank'::regnamespace
@@ -305,6 +310,7 @@ def test_whom_it_waits_for_is_said_and_in_the_end_it_gives_up_and_has_done_nothi
     monkeypatch.setattr(migration_lock, "REPORT_FIRST_SECONDS", 0.1)
     monkeypatch.setattr(migration_lock, "WAIT_SECONDS_MAX", 2.0)
     with (
+        ThreadPoolExecutor(1) as executor,
         bank.connect("bank_owner", autocommit=False) as reader,
         bank.connect("bank_owner") as owner,
         connect(bank.owner_url) as observer,
@@ -318,7 +324,7 @@ def test_whom_it_waits_for_is_said_and_in_the_end_it_gives_up_and_has_done_nothi
         with pytest.raises(
             MigrationError, match=rf"process {pid} \(postgres, closing-time; idle in transaction"
         ) as raised:
-            migrate(bank.owner_url)
+            executor.submit(migrate, bank.owner_url).result(30)
         assert "select from bank.limit_detail" in str(raised.value)
         assert f"s now: it waits for process {pid}" in capsys.readouterr().err
         assert written(observer) == before
@@ -383,6 +389,66 @@ def test_a_lock_that_is_held_while_an_index_is_made_outlives_the_timeouts_of_the
             process.kill()
             process.communicate()
     assert process.returncode == 0, stderr
+
+
+# ---- postings ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The id of a migration of this release that is pending, and needs no lock of a table that is there already."""
+    migrations = tmp_path / "migrations"
+    shutil.copytree(MIGRATIONS, migrations)
+    (migrations / "9001.fees.sql").write_text(
+        "-- depends: 0009.versions\nset local role bank_owner;\ncreate table bank.fee (fee_id bigint primary key);\n"
+    )
+    (migrations / "9001.fees.rollback.sql").write_text("drop table bank.fee;\n")
+    monkeypatch.setattr(migrate_module, "MIGRATIONS", migrations)
+    return "9001.fees"
+
+
+def test_no_posting_begins_while_a_change_is_under_way_and_afterwards_it_goes_on(
+    bank: Bank, one_more: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = migrate_module.load_sql
+    posted: list[Future[Row]] = []
+    with ThreadPoolExecutor(1) as executor, bank.connect() as app, connect(bank.owner_url) as observer:
+        ada = open_account(app, 100)
+
+        def post_meanwhile(connection: psycopg.Connection[Any], **named: Any) -> None:
+            posted.append(executor.submit(call, app, "credit", ada, 5))
+            pids = [app.info.backend_pid, connection.info.backend_pid]
+            waits = "select from pg_stat_activity where pid = %s and %s = any(pg_blocking_pids(pid))"
+            wait_for(lambda: observer.execute(waits, pids).rowcount == 1, "the posting waits for the change")
+            # Nothing that a migration may need: the two would wait for each other.
+            locked = "select from pg_locks where pid = %s and granted and relation = any(%s::regclass[])"
+            tables = ["bank.transaction", "bank.entry"]
+            assert observer.execute(locked, [app.info.backend_pid, tables]).rowcount == 0
+            load(connection, **named)
+
+        monkeypatch.setattr(migrate_module, "load_sql", post_meanwhile)
+        assert migrate(bank.owner_url) == [one_more]
+        [posting] = posted
+        assert posting.result(20)["transaction_status"] == "success"
+        assert violations(app) == []
+
+
+def test_a_change_waits_for_a_posting_under_way_which_goes_on_to_its_end(bank: Bank, one_more: str) -> None:
+    with (
+        ThreadPoolExecutor(1) as executor,
+        bank.connect(autocommit=False) as app,
+        connect(bank.owner_url) as observer,
+    ):
+        app.execute("set statement_timeout = '10s'")
+        ada = open_account(app)
+        app.commit()
+        assert call(app, "credit", ada, 5)["transaction_status"] == "success"
+        migrating = executor.submit(migrate, bank.owner_url)
+        wait_for(lambda: is_waiting_for(observer, app), "the change waits for the posting")
+        assert call(app, "credit", ada, 7)["transaction_status"] == "success"
+        app.commit()
+        assert migrating.result(20) == [one_more]
+        assert violations(app) == []
 
 
 # ---- failing and being killed ------------------------------------------------------------------------------
