@@ -1,7 +1,12 @@
 """Liveness is about the process, readiness about what it needs."""
 
+import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 
+import falcon
+import falcon.asgi
+import falcon.testing
 import httpx
 import psycopg
 import pytest
@@ -9,9 +14,10 @@ from psycopg import sql
 
 from service.config import Settings
 from service.db import Pool
+from service.health import Ready
 from service.installation import last_migration_id
 from service.migrate import migrate
-from tests.conftest import Bank
+from tests.conftest import Bank, Connection
 from tests.http.conftest import Service, new_key, open_account, problem_of
 from tests.http_server import HttpServer, create_key, wait_for
 
@@ -116,6 +122,36 @@ def test_a_database_that_cannot_answer_now_is_not_told_to_be_without_its_migrati
         assert answer.status_code == 503
         assert answer.json()["checks"] == {"database": "does not answer: LockNotAvailable"}
         assert client.get("/health/ready").status_code == 200
+
+
+def test_a_probe_that_is_given_up_does_not_take_away_the_answer_of_those_that_share_it(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.health._SECONDS_MAX", 20.0)
+    settings = replace(Settings(), database_url=bank.app_url, lock_timeout_ms=0)
+    waiting = "select from pg_stat_activity where %s = any(pg_blocking_pids(pid))"
+
+    async def probe(ready: Ready) -> str | int:
+        response = falcon.asgi.Response()
+        await ready.on_get(falcon.testing.create_asgi_req(), response)
+        return response.status
+
+    async def run(owner: Connection, observer: Connection) -> None:
+        ready = Ready(settings)
+        async with ready.pool:
+            first, second = (asyncio.create_task(probe(ready)) for _ in range(2))
+            async with asyncio.timeout(20):
+                while not observer.execute(waiting, [owner.info.backend_pid]).rowcount:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
+            owner.rollback()
+            assert await second == falcon.HTTP_200
+
+    with bank.connect("bank_owner", autocommit=False) as owner, bank.connect("bank_owner") as observer:
+        owner.execute("lock table bank.installation in access exclusive mode")
+        asyncio.run(run(owner, observer))
 
 
 def test_a_database_that_was_never_migrated_is_told_so(bank: Bank, own_http: HttpServer) -> None:
