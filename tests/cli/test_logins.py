@@ -386,7 +386,8 @@ def test_the_list_says_who_may_what_since_when_and_who_may_too_much(run: Run, ba
     assert lines["accounting"] == ["accounting", "call", today, "0"]
     assert lines["tally"] == ["tally", "read", today, "0", "its password has expired"]
     assert lines["taken"] == ["taken", "call", "-", "0", "may write to entry of schema bank"]
-    assert lines["bank_app"][:4] == ["bank_app", "call", "-", "1"]
+    assert lines["bank_app"][:3] == ["bank_app", "call", "-"]
+    assert int(lines["bank_app"][3]) >= 1  # roles are the server's: services that other tests started log in as it too
     assert lines["postgres"][4] == "is a superuser"
 
 
