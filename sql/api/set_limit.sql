@@ -6,9 +6,9 @@
 -- transaction: the highest amount of one debit (transaction_limit_exceeded);
 -- day, week, month: the highest sum of debits in a day, a week from Monday, a month, all in UTC (day_amount_exceeded,
 -- ...);
--- count_max: their highest number (day_count_exceeded, ...). What is held counts when it is authorised, and is not given
--- back when the hold is given up; what a capture takes beyond the hold's amount counts when it is captured. Both null:
--- no such limit.
+-- count_max: their highest number (day_count_exceeded, ...). What is held counts when it is authorised, and is not
+-- given back when the hold is given up; what a capture takes beyond the hold's amount counts when it is captured. Both
+-- null: no such limit.
 -- reason, changed_by: for the account's history (bank.account_changes); changed_by null: the database's user.
 -- Locks: the account, until the caller's transaction ends.
 -- Errors, in this order: invalid_argument, account_not_found, account_striped, limit_passed_already.

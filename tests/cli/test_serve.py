@@ -396,7 +396,8 @@ def test_migrate_succeeds_whether_or_not_it_can_say_so(bank: Bank) -> None:
 
 def test_with_a_database_url_it_does_not_migrate(run: Run, bank: Bank) -> None:
     with psycopg.connect(bank.owner_url) as connection:
-        connection.execute("update bank.installation set migration_id = '0000.older'")
+        for table in ("installation", "installed_version"):
+            connection.execute(f"update bank.{table} set migration_id = '0000.older'".encode())
     shown = run("serve", PORT="0")
     assert shown.exit_code == 1
     assert "its last migration is 0000.older" in shown.stderr
