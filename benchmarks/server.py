@@ -231,7 +231,9 @@ class Bench:
     def noop(self) -> Iterator[str]:
         """Run peers/noop.py: our gunicorn.conf.py, so the same worker class and the same number of workers."""
         command = [*gunicorn_command()[:-1], "--pythonpath", str(PEERS), "noop:create_app()"]
-        with _gunicorn(command, self.service_settings(), {}) as url:
+        # Our gunicorn.conf.py asks for a database, which noop.py does not use.
+        settings = replace(self.service_settings(), database_url=self.app_url("postgres"))
+        with _gunicorn(command, settings, {}) as url:
             yield url
 
     @contextmanager

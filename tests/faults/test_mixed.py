@@ -253,6 +253,16 @@ def test_what_was_acknowledged_of_every_kind_is_there_exactly_once_after_faults_
                 ledger_id = BRANCH if account_id in world.branch else MAIN
                 request = opening.credit_of(f"opening-{account_id}", account_id, OPENING_MINOR, ledger_id)
                 traffic.records[0].answers.append((request, http.send(request)))
+            # One of each that others name: few are drawn in a short run, and perhaps all of them by the other world.
+            account_id = world.plain[0]
+            for request in (
+                opening.open(f"opening-account-{account_id}"),
+                opening.authorise(f"opening-hold-{account_id}", account_id),
+                opening.credit_of(f"opening-reversible-{account_id}", account_id, 1),
+            ):
+                answer = http.send(request)
+                traffic.records[0].answers.append((request, answer))
+                world.learn(request, answer)
 
     windows = list[Window]()
     draw = random.Random(SEED)  # noqa: S311 - of a test
