@@ -238,15 +238,9 @@ def make_world(scene: Scene) -> World:
     return world
 
 
-@pytest.mark.timeout(300 + 3 * SECONDS)
-def test_what_was_acknowledged_of_every_kind_is_there_exactly_once_after_faults_of_every_kind(
-    scene: Scene, disk: Disk | None
-) -> None:
-    with scene.bank.connect("bank_owner") as owner:
-        assert call(owner, "create_ledger", "Branch")["ledger_id"] == BRANCH
-    worlds, began_at = [make_world(scene), make_world(scene)], datetime.now(UTC)
-    traffic = Traffic(scene, *worlds)
-    with closing(OverHttp(scene.http, traffic.keys)) as http:
+def open_worlds(traffic: Traffic, worlds: list[World]) -> None:
+    """Give each world money, and one of each that requests name."""
+    with closing(OverHttp(traffic.scene.http, traffic.keys)) as http:
         for world in worlds:
             opening = Client(world, f"{SEED}-opening")
             for account_id in [*world.plain, world.metered, *world.limited, *world.foreign, *world.branch]:
@@ -263,6 +257,17 @@ def test_what_was_acknowledged_of_every_kind_is_there_exactly_once_after_faults_
                 answer = http.send(request)
                 traffic.records[0].answers.append((request, answer))
                 world.learn(request, answer)
+
+
+@pytest.mark.timeout(300 + 3 * SECONDS)
+def test_what_was_acknowledged_of_every_kind_is_there_exactly_once_after_faults_of_every_kind(
+    scene: Scene, disk: Disk | None
+) -> None:
+    with scene.bank.connect("bank_owner") as owner:
+        assert call(owner, "create_ledger", "Branch")["ledger_id"] == BRANCH
+    worlds, began_at = [make_world(scene), make_world(scene)], datetime.now(UTC)
+    traffic = Traffic(scene, *worlds)
+    open_worlds(traffic, worlds)
 
     windows = list[Window]()
     draw = random.Random(SEED)  # noqa: S311 - of a test
