@@ -35,7 +35,8 @@ from service.logins_command import logins_group
 from service.migrate import migrate
 from service.migration_lock import MigrationError, installation_lock
 from service.owner import ANSWER_SECONDS_MAX, call, connect, installed_version, one_line, server_and_rights
-from service.serve import say, serve_configured, serve_local
+from service.serve import serve_configured, serve_local
+from service.terminal import say
 from service.verify_command import verify_in_slices, verify_whole
 from service.watch import Watch
 

@@ -5,14 +5,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import click
-
 from service.config import Settings
 from service.http_service import HttpService, base_url, claim_port, local_address, port_is_open
 from service.import_file import ImportFile
 from service.import_report import ImportProgress, report
 from service.importer import ImportOptions, ImportStoppedError, Tally, run_import
 from service.local import LocalBank, development_key_file
+from service.terminal import say
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def _service(settings: Settings, url: str | None) -> Iterator[str]:
     if port_is_open(local_address(settings)):
         yield base_url(settings)
         return
-    click.echo(f"Nothing answers at {base_url(settings)}: starting the service for the import", err=True)
+    say(f"Nothing answers at {base_url(settings)}: starting the service for the import", err=True)
     bank = None if settings.database_url else LocalBank(settings)
     with nullcontext() if bank is None else bank.running(create=True):
         if bank is not None:

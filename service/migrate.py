@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import click
 import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
@@ -43,6 +42,7 @@ from service.installation import (
 from service.logins import Login
 from service.migration_account import Backend
 from service.migration_lock import Connection, MigrationError, Waiting, held
+from service.terminal import say
 from service.watch import Watch
 
 # From this version on, who creates a role without being a superuser cannot take that role unless the server is told so.
@@ -264,7 +264,7 @@ def _is_newer(connection: Connection, unknown: list[str]) -> bool:
     if is_begun and not installed.is_broken:
         # Its migrate was interrupted before the functions came: what it has done does not disturb those of others.
         if installed.is_newest:
-            click.echo(
+            say(
                 f"A newer version has begun to migrate, with {', '.join(unknown)}, and its `pgteller migrate` goes on "
                 "with it. This version works meanwhile; nothing was changed.",
                 err=True,
@@ -272,7 +272,7 @@ def _is_newer(connection: Connection, unknown: list[str]) -> bool:
         return installed.is_newest
     if not installed.is_newer:
         raise MigrationError(installed.fault or f"this version is too old for the database, which has {unknown[-1]}")
-    click.echo(
+    say(
         f"A newer version is installed, {installed.release}, with {', '.join(unknown)}. "
         "This version works on it; nothing was changed.",
         err=True,

@@ -8,12 +8,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import TracebackType
 from typing import Any, Self
 
-import click
 import psycopg
 
+from service.terminal import say
 from service.watch import Watch
 
 Connection = psycopg.Connection[Any]
@@ -56,12 +55,7 @@ class Waiting:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._done.set()
         if self._observer is not None:
             self._observer.join()
@@ -82,8 +76,7 @@ class Waiting:
             )
         if now > self._report_at:
             self._report_at = now + REPORT_SECONDS
-            with suppress(OSError):
-                click.echo(f"{self._what} is waited for, for {waited:.0f} s now: it waits for {whom}", err=True)
+            say(f"{self._what} is waited for, for {waited:.0f} s now: it waits for {whom}", err=True)
 
     def _observe(self) -> None:
         """Look again and again, for locks are only seen while they are waited for."""

@@ -4,13 +4,11 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from types import FrameType
 from typing import Any, NoReturn
 
-import click
 import psycopg
 
 from service.announcement import announcement
@@ -29,6 +27,7 @@ from service.http_service import (
 from service.installation import NOT_INSTALLED
 from service.local import LocalBank
 from service.owner import check_login, installed_version, one_line
+from service.terminal import say
 
 POLL_SECONDS = 0.1
 PAUSE_SECONDS_MAX = 15.0
@@ -154,12 +153,6 @@ class _Restarts:
         except (EmbeddedPostgresError, OSError) as error:
             self._failure = str(error).partition("; the end of ")[0]  # the complaint follows
         self._started_at, self._due_at = time.monotonic(), None
-
-
-def say(line: str, *, err: bool = False) -> None:
-    """Print what is good to know, if that is possible: it may go to a disk that is full, or to nobody."""
-    with suppress(OSError):
-        click.echo(line, err=err)
 
 
 def _interrupt(_signum: int, _frame: FrameType | None) -> NoReturn:

@@ -18,12 +18,12 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-import click
 import psycopg
 from psycopg.pq import TransactionStatus
 
 from service import poolers
 from service.session import PATIENT, connection_defaults, session_options, set_settings, set_settings_locally
+from service.terminal import say
 
 ASK_SECONDS = 10.0
 """From one question to the next."""
@@ -251,8 +251,7 @@ class Watch:
             return
         self._reported_at = time.monotonic()
         why = f"waits for process {state['blockers']}" if state["blockers"] else "is at work"
-        with suppress(OSError):
-            click.echo(f"PostgreSQL's process {state['pid']} {why}, for {state['seconds']} s now", err=True)
+        say(f"PostgreSQL's process {state['pid']} {why}, for {state['seconds']} s now", err=True)
 
 
 def _waits(connection: psycopg.Connection[Any]) -> bool:
